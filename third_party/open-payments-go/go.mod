@@ -1,0 +1,3 @@
+module github.com/interledger/open-payments-go
+
+go 1.26
