@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"encoding/json"
+	"math"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-secure-stdlib/parseutil"
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+const (
+	maxNameLength  = 128
+	maxFieldLength = 64 << 10 // bytes; a certificate bundle is the longest honest value
+)
+
+// maxDuration keeps durations far away from what a time.Duration can hold.
+const maxDuration = 10 * 365 * 24 * time.Hour
+
+var nameRegexp = regexp.MustCompile(`^\w([\w.-]*\w)?$`)
+
+// checkInput refuses unknown fields, malformed names and values of the wrong
+// kind, by the field's name and never with its value.
+func (b *Backend) checkInput(req *logical.Request) error {
+	switch req.Operation {
+	case logical.CreateOperation, logical.UpdateOperation, logical.PatchOperation,
+		logical.ReadOperation, logical.ListOperation, logical.DeleteOperation:
+	default: // help, renew, revoke, rollback: Vault's own
+		return nil
+	}
+	if err := b.checkName(req); err != nil {
+		return err
+	}
+	path := b.Route(req.Path)
+	if path == nil {
+		return nil // the framework says that the path is not supported
+	}
+	takes := b.fieldsFor(path, req.Operation)
+	for field, value := range req.Data {
+		if req.Operation == logical.ListOperation && field == "list" {
+			continue // what `?list=true` leaves behind
+		}
+		if !slices.Contains(takes, field) {
+			return refuseUnknown(req, field, takes)
+		}
+		if err := checkValue(field, path.Fields[field].Type, value, req.Operation); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkName refuses names that could not be typed, listed or put in a policy
+// without surprises. The pattern of a path takes any name so that this can
+// say what is wrong with it.
+func (b *Backend) checkName(req *logical.Request) error {
+	path := b.Route(req.Path)
+	if path == nil {
+		return nil
+	}
+	match := b.patterns[path].FindStringSubmatch(req.Path)
+	i := b.patterns[path].SubexpIndex("name")
+	if i < 0 || i >= len(match) {
+		return nil
+	}
+	return checkGrantName("name", match[i])
+}
+
+func checkGrantName(field, name string) error {
+	if len(name) > maxNameLength || !nameRegexp.MatchString(name) || strings.Contains(name, "..") {
+		return refuse("%s: a grant's name has up to %d letters, digits, '_', '-' and single '.', and begins and ends with a letter, a digit or '_'",
+			field, maxNameLength)
+	}
+	return nil
+}
+
+// fieldsFor lists the fields that an operation takes: those of the query for
+// reads, lists and deletes, those of the body for writes, and never those that
+// the path itself holds.
+func (b *Backend) fieldsFor(path *framework.Path, op logical.Operation) []string {
+	inBody := op == logical.CreateOperation || op == logical.UpdateOperation || op == logical.PatchOperation
+	var names []string
+	for name, schema := range path.Fields {
+		if schema.Query != inBody && b.patterns[path].SubexpIndex(name) < 0 {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+func refuseUnknown(req *logical.Request, field string, takes []string) error {
+	if len(field) > maxNameLength {
+		field = field[:maxNameLength] + "…"
+	}
+	what := "this operation takes no fields"
+	if len(takes) > 0 {
+		what = "it takes " + strings.Join(takes, ", ")
+	}
+	return refuse("unknown field %q for %s%s: %s", field, req.MountPoint, req.Path, what)
+}
+
+// checkValue refuses a value that is not of the field's kind.
+func checkValue(field string, kind framework.FieldType, value any, op logical.Operation) error {
+	if value == nil {
+		if op == logical.PatchOperation {
+			return nil
+		}
+		return refuse("%s: null is only for PATCH, where it restores the default", field)
+	}
+	if encoded, err := json.Marshal(value); err != nil || len(encoded) > maxFieldLength {
+		return refuse("%s: longer than %d KiB", field, maxFieldLength>>10)
+	}
+	switch value.(type) {
+	case map[string]any:
+		return refuse("%s: an object is not allowed here", field)
+	case []any, []string:
+		if kind != framework.TypeSlice && kind != framework.TypeCommaStringSlice {
+			return refuse("%s: a list is not allowed here", field)
+		}
+	}
+	switch kind {
+	case framework.TypeBool:
+		if _, err := parseutil.ParseBool(value); err != nil {
+			return refuse("%s: must be true or false", field)
+		}
+	case framework.TypeInt:
+		if n, err := parseutil.SafeParseInt(value); err != nil || n < 0 || isFraction(value) {
+			return refuse("%s: must be a whole number, not negative", field)
+		}
+	case framework.TypeDurationSecond:
+		return checkDuration(field, value)
+	case framework.TypeCommaStringSlice:
+		for _, item := range asList(value) {
+			if _, ok := item.(string); !ok {
+				return refuse("%s: must be a list of texts", field)
+			}
+		}
+	}
+	return nil
+}
+
+func checkDuration(field string, value any) error {
+	if seconds, ok := asNumber(value); ok && math.Abs(seconds) > maxDuration.Seconds() {
+		return refuse("%s: longer than ten years", field)
+	}
+	d, err := parseutil.ParseDurationSecond(value)
+	switch {
+	case err != nil || isFraction(value) || d%time.Second != 0:
+		return refuse("%s: must be a duration of whole seconds, such as 300 or 5m", field)
+	case d < 0:
+		return refuse("%s: must not be negative", field)
+	case d > maxDuration:
+		return refuse("%s: longer than ten years", field)
+	}
+	return nil
+}
+
+func isFraction(value any) bool {
+	n, ok := asNumber(value)
+	return ok && n != math.Trunc(n)
+}
+
+// asNumber reads numbers as they come over HTTP, from the CLI (as text) and
+// across the plugin's border.
+func asNumber(value any) (float64, bool) {
+	var text json.Number
+	switch v := value.(type) {
+	case float64:
+		return v, true
+	case int:
+		return float64(v), true
+	case json.Number:
+		text = v
+	case string:
+		text = json.Number(strings.TrimSpace(v))
+	}
+	n, err := text.Float64()
+	return n, err == nil
+}
+
+func asList(value any) []any {
+	list, _ := value.([]any)
+	return list
+}
+
+// given tells whether the request holds the field; in a PATCH it may be null.
+func given(d *framework.FieldData, field string) bool {
+	_, ok := d.Raw[field]
+	return ok
+}
+
+// value reads a field; absent or null is its default. (FieldData.Get turns a
+// null into false or "".)
+func value[T any](d *framework.FieldData, field string) T {
+	v := d.GetDefaultOrZero(field)
+	if d.Raw[field] != nil {
+		v = d.Get(field)
+	}
+	t, _ := v.(T)
+	return t
+}
+
+func seconds(d *framework.FieldData, field string) time.Duration {
+	return time.Duration(value[int](d, field)) * time.Second
+}

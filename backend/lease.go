@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"errors"
+	"time"
+)
+
+const (
+	// defaultLifetime is assumed of a token whose server does not say how long
+	// it lives.
+	defaultLifetime = 10 * time.Minute
+
+	maxMargin = 5 * time.Second
+	// minLease: Vault reads a lease of 0 as its default of 32 days.
+	minLease = time.Second
+	// shortLife is what a token may have left and yet be left alone by a
+	// revocation, so that an ordinary expiry sends no request.
+	shortLife = 30 * time.Second
+)
+
+// leaseTTL is how long a lease of the grant's token may live from now on, in
+// whole seconds: it never outlives the token, the grant's ttl, or limit. A
+// caller has to refuse what is shorter than minLease.
+func leaseTTL(g *grant, now time.Time, limit time.Duration) time.Duration {
+	margin := min(maxMargin, g.Lifetime/4)
+	ttl := min(g.ExpiresAt.Sub(now)-margin, limit)
+	if g.Settings.TTL > 0 {
+		ttl = min(ttl, g.Settings.TTL)
+	}
+	return ttl.Truncate(time.Second)
+}
+
+// leaseLimit is how long a lease of the grant may live in all, renewals
+// included, given the mount's limit.
+func leaseLimit(g *grant, mountLimit time.Duration) time.Duration {
+	if g.Settings.MaxTTL > 0 {
+		return min(g.Settings.MaxTTL, mountLimit)
+	}
+	return mountLimit
+}
+
+// leaseRef is what a lease remembers of its grant (its internal data).
+type leaseRef struct {
+	Grant      string
+	GrantID    string
+	Generation int
+}
+
+func (r leaseRef) internal() map[string]any {
+	return map[string]any{"grant": r.Grant, "grant_id": r.GrantID, "generation": r.Generation}
+}
+
+// readLeaseRef reads a lease's internal data, where numbers come back as
+// float64.
+func readLeaseRef(internal map[string]any) (r leaseRef, err error) {
+	generation, ok := asNumber(internal["generation"])
+	r.Generation = int(generation)
+	r.Grant, _ = internal["grant"].(string)
+	r.GrantID, _ = internal["grant_id"].(string)
+	if !ok || r.Grant == "" || r.GrantID == "" {
+		return r, errors.New("the lease does not say which grant it belongs to")
+	}
+	return r, nil
+}
+
+// mayRenew says why a lease cannot be renewed: its token is not the grant's
+// current one, or its time is over. (Vault itself finds out about the time only
+// after the renewal, when the rotation has been done.)
+func mayRenew(g *grant, r leaseRef, mount string, left time.Duration) error {
+	switch {
+	case g == nil || g.ID != r.GrantID:
+		return refuse("the grant %q of this lease was deleted", r.Grant)
+	case g.Generation != r.Generation:
+		return refuse("superseded: another reader or a rotation got a newer token of grant %q, and this lease's token is dead; read %stoken/%s again", r.Grant, mount, r.Grant)
+	case left < minLease:
+		return refuse("the lease has reached its max_ttl; read %stoken/%s again", mount, r.Grant)
+	}
+	return nil
+}
+
+// revocationRotates tells whether revoking a lease needs a rotation to make the
+// handed-out value worthless.
+func revocationRotates(g *grant, r leaseRef, now time.Time) bool {
+	switch {
+	case g == nil || g.ID != r.GrantID: // deleted: its tokens were cancelled
+		return false
+	case g.Generation != r.Generation: // superseded: dead already
+		return false
+	case g.Status != statusActive: // lost: the server no longer accepts it
+		return false
+	case g.Settings.OnRevoke == revokeKeeps:
+		return false
+	}
+	return !g.LifeKnown || g.ExpiresAt.Sub(now) >= shortLife
+}

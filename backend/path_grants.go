@@ -1,0 +1,742 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+const (
+	operationPrefix = "open-payments"
+
+	grantsSynopsis = `The names of the stored grants.`
+	grantSynopsis  = `A stored grant: ask for it, import it, describe it, cancel it.`
+
+	grantDescription = `
+A grant is written in one of two ways.
+
+Ask for a new one with rights that need no consent: wallet_address of the owner
+(whose document names the servers) or auth_server (the grant endpoint itself),
+and access, the JSON list of rights as the Open Payments documents have it.
+
+Import one that was obtained elsewhere: access_token and manage_url, and whatever
+else is known of it. From then on it must not be rotated by anybody else.
+
+Further writes change the lease settings (ttl, max_ttl, renewable, on_revoke), or
+replace the grant. A read never shows a token, a manage URL or a continuation.
+Deleting cancels the grant at the authorization server and then forgets it.
+`
+)
+
+var nameField = &framework.FieldSchema{
+	Type:        framework.TypeString,
+	Description: "Name of the grant.",
+}
+
+// operation describes an operation that talks to servers or to storage, and so
+// belongs on a node that may write.
+func operation(summary string, status int, fields map[string]*framework.FieldSchema, call framework.OperationFunc) *framework.PathOperation {
+	return &framework.PathOperation{
+		Callback: call,
+		Summary:  summary,
+		Responses: map[int][]framework.Response{
+			status: {{Description: http.StatusText(status), Fields: fields}},
+		},
+		ForwardPerformanceStandby:   true,
+		ForwardPerformanceSecondary: true,
+	}
+}
+
+func (b *Backend) pathGrantsList() *framework.Path {
+	return &framework.Path{
+		Pattern:      "grants/?$",
+		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: "grants", Navigation: true, ItemType: "Grant"},
+		Fields: map[string]*framework.FieldSchema{
+			"after": {Type: framework.TypeString, Query: true, Description: "List names after this one."},
+			"limit": {Type: framework.TypeInt, Query: true, Description: "List this many names at most; 0: all."},
+		},
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.ListOperation: &framework.PathOperation{
+				Callback: b.listGrants,
+				Summary:  "List the stored grants with their status.",
+				Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: map[string]*framework.FieldSchema{
+					"keys":     {Type: framework.TypeStringSlice, Description: "Names."},
+					"key_info": {Type: framework.TypeMap, Description: "Each name's status."},
+				}}}},
+			},
+		},
+		HelpSynopsis: grantsSynopsis,
+	}
+}
+
+func (b *Backend) pathGrant() *framework.Path {
+	text := func(name, description string) *framework.FieldSchema {
+		return &framework.FieldSchema{Type: framework.TypeString, Description: description, DisplayAttrs: &framework.DisplayAttributes{Name: name}}
+	}
+	secret := func(name, description string) *framework.FieldSchema {
+		f := text(name, description)
+		f.DisplayAttrs.Sensitive = true
+		return f
+	}
+	write := operation("Store, ask for or change a grant.", http.StatusOK, grantFields, b.writeGrant)
+	return &framework.Path{
+		Pattern:      "grants/(?P<name>.+)",
+		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: "grant", ItemType: "Grant"},
+		Fields: map[string]*framework.FieldSchema{
+			"name":            nameField,
+			"wallet_address":  text("Wallet address", "Wallet address of the owner: an https URL or a payment pointer ($host/path)."),
+			"auth_server":     text("Authorization server", "The grant endpoint, with its path. Left out when asking: the owner's wallet address names it."),
+			"resource_server": text("Resource server", "URL below which the token is good. Left out when asking: the owner's wallet address names it."),
+			"access": {
+				Type:         framework.TypeSlice,
+				Description:  "List of rights, as JSON or as its text (access of the authorization server's OpenAPI document).",
+				DisplayAttrs: &framework.DisplayAttributes{Name: "Access"},
+			},
+			"access_token":   secret("Access token", "Import: the current access token."),
+			"manage_url":     secret("Manage URL", "Import: the URL at which the token is rotated."),
+			"continue_url":   secret("Continue URL", "Import: the URL at which the grant is cancelled."),
+			"continue_token": secret("Continue token", "Import: the access token of the continuation."),
+			"expires_in":     {Type: framework.TypeDurationSecond, Description: "Import: how long the access token lives from now on.", DisplayAttrs: &framework.DisplayAttributes{Name: "Expires in"}},
+			"interactive":    {Type: framework.TypeBool, Default: true, Description: "Import: whether the owner had to consent. If false (which takes access and auth_server or wallet_address), the grant is asked for again should the server forget it.", DisplayAttrs: &framework.DisplayAttributes{Name: "Interactive"}},
+			"ttl":            {Type: framework.TypeDurationSecond, Description: "How long a lease lives at most. 0: as long as the token.", DisplayAttrs: &framework.DisplayAttributes{Name: "TTL"}},
+			"max_ttl":        {Type: framework.TypeDurationSecond, Description: "How long a lease lives at most, renewals included. 0: the mount's limit.", DisplayAttrs: &framework.DisplayAttributes{Name: "Max TTL"}},
+			"renewable":      {Type: framework.TypeBool, Default: true, Description: "Whether leases can be renewed. Set it to false for readers that cannot follow a renewal, such as Vault Agent's templates.", DisplayAttrs: &framework.DisplayAttributes{Name: "Renewable"}},
+			"on_revoke":      {Type: framework.TypeString, Default: revokeRotates, AllowedValues: []any{revokeRotates, revokeKeeps}, Description: "What revoking a lease does to its token: rotate (the value dies) or keep.", DisplayAttrs: &framework.DisplayAttributes{Name: "On revoke"}},
+			"force":          {Type: framework.TypeBool, Query: true, Description: "Delete: forget the grant even if it cannot be cancelled at the server."},
+		},
+		ExistenceCheck: func(ctx context.Context, req *logical.Request, d *framework.FieldData) (bool, error) {
+			g, err := loadGrant(ctx, req.Storage, d.Get("name").(string))
+			return g != nil, err
+		},
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.CreateOperation: write,
+			logical.UpdateOperation: write,
+			logical.PatchOperation:  operation("Change a grant's lease settings; null restores a default.", http.StatusOK, grantFields, b.patchGrant),
+			logical.ReadOperation:   operation("Describe a grant.", http.StatusOK, grantFields, b.readGrant),
+			logical.DeleteOperation: operation("Cancel a grant at the server and forget it.", http.StatusNoContent, nil, b.deleteGrant),
+		},
+		HelpSynopsis:    grantSynopsis,
+		HelpDescription: grantDescription,
+	}
+}
+
+var grantFields = map[string]*framework.FieldSchema{
+	"status":              {Type: framework.TypeString, Required: true, Description: "active or lost."},
+	"interactive":         {Type: framework.TypeBool, Required: true, Description: "Whether the owner's consent was needed."},
+	"client":              {Type: framework.TypeString, Required: true, Description: "Wallet address of the client that obtained the grant."},
+	"access":              {Type: framework.TypeSlice, Required: true, Description: "The grant's rights."},
+	"auth_server":         {Type: framework.TypeString, Required: true, Description: "The grant endpoint; its origin where only that is known."},
+	"wallet_address":      {Type: framework.TypeString, Description: "Wallet address of the owner, where known."},
+	"resource_server":     {Type: framework.TypeString, Description: "URL below which tokens are good, where known."},
+	"generation":          {Type: framework.TypeInt, Required: true, Description: "Number of the current token."},
+	"expires_at":          {Type: framework.TypeString, Description: "When the current token expires (RFC 3339)."},
+	"created_at":          {Type: framework.TypeString, Required: true, Description: "When the grant was first written (RFC 3339)."},
+	"last_rotation_at":    {Type: framework.TypeString, Description: "When the current token was asked for (RFC 3339)."},
+	"last_rotation_cause": {Type: framework.TypeString, Description: "Why: read, renew, revoke, rotate, ask or import."},
+	"last_failure_at":     {Type: framework.TypeString, Description: "When a new token could last not be had (RFC 3339)."},
+	"last_failure_cause":  {Type: framework.TypeString, Description: "Why not."},
+	"lost_at":             {Type: framework.TypeString, Description: "When the grant was found lost (RFC 3339)."},
+	"lost_cause":          {Type: framework.TypeString, Description: "Why it is lost."},
+	"intent_open":         {Type: framework.TypeBool, Required: true, Description: "Whether a rotation was begun whose end is not known."},
+	"ttl":                 {Type: framework.TypeInt, Required: true, Description: "Seconds; 0: as long as the token."},
+	"max_ttl":             {Type: framework.TypeInt, Required: true, Description: "Seconds; 0: the mount's limit."},
+	"renewable":           {Type: framework.TypeBool, Required: true, Description: "Whether leases can be renewed."},
+	"on_revoke":           {Type: framework.TypeString, Required: true, Description: "rotate or keep."},
+}
+
+// describe tells all of a grant but its secrets.
+func describe(g *grant) map[string]any {
+	data := map[string]any{
+		"status":      g.Status,
+		"interactive": g.Interactive,
+		"client":      g.Client,
+		"access":      g.rights(),
+		"auth_server": g.authServer(),
+		"generation":  g.Generation,
+		"created_at":  g.CreatedAt.UTC().Format(time.RFC3339),
+		"intent_open": g.Intent != nil,
+		"ttl":         int64(g.Settings.TTL / time.Second),
+		"max_ttl":     int64(g.Settings.MaxTTL / time.Second),
+		"renewable":   g.Settings.Renewable,
+		"on_revoke":   g.Settings.OnRevoke,
+	}
+	for name, text := range map[string]string{
+		"wallet_address":      g.WalletAddress,
+		"resource_server":     g.ResourceServer,
+		"last_rotation_cause": g.LastRotation.Cause,
+		"last_failure_cause":  g.LastFailure.Cause,
+		"lost_cause":          g.Lost.Cause,
+	} {
+		if text != "" {
+			data[name] = text
+		}
+	}
+	for name, at := range map[string]time.Time{
+		"expires_at":       g.ExpiresAt,
+		"last_rotation_at": g.LastRotation.At,
+		"last_failure_at":  g.LastFailure.At,
+		"lost_at":          g.Lost.At,
+	} {
+		if !at.IsZero() {
+			data[name] = at.UTC().Format(time.RFC3339)
+		}
+	}
+	return data
+}
+
+func (b *Backend) listGrants(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	names, err := req.Storage.List(ctx, grantsPrefix)
+	if err != nil {
+		return nil, fmt.Errorf("list the stored grants: %w", err)
+	}
+	sort.Strings(names)
+	names = page(names, value[string](d, "after"), value[int](d, "limit"))
+	info := make(map[string]any, len(names))
+	for _, name := range names {
+		g, err := loadGrant(ctx, req.Storage, name)
+		if err != nil {
+			return nil, err
+		}
+		if g != nil { // deleted since
+			info[name] = map[string]any{"status": g.Status}
+		}
+	}
+	return logical.ListResponseWithInfo(names, info), nil
+}
+
+// page cuts sorted names: those after one, and at most limit of them (0: all).
+func page(names []string, after string, limit int) []string {
+	if after != "" {
+		i, found := slices.BinarySearch(names, after)
+		if found {
+			i++
+		}
+		names = names[i:]
+	}
+	if limit > 0 && limit < len(names) {
+		names = names[:limit]
+	}
+	return names
+}
+
+func (b *Backend) readGrant(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	g, err := loadGrant(ctx, req.Storage, d.Get("name").(string))
+	if err != nil || g == nil {
+		return nil, err
+	}
+	return &logical.Response{Data: describe(g)}, nil
+}
+
+var (
+	importFields  = []string{"access_token", "manage_url", "expires_in", "continue_url", "continue_token", "interactive"}
+	askFields     = []string{"access", "auth_server", "wallet_address", "resource_server"}
+	settingFields = []string{"ttl", "max_ttl", "renewable", "on_revoke"}
+)
+
+// writeGrant stores a grant that was obtained elsewhere, asks for a new one, or
+// changes how leases are made of a stored one.
+func (b *Backend) writeGrant(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	any := func(fields []string) bool {
+		return slices.ContainsFunc(fields, func(f string) bool { return given(d, f) })
+	}
+	var g *grant
+	var err error
+	resp := &logical.Response{}
+	switch name := d.Get("name").(string); {
+	case given(d, "access_token"):
+		g, err = b.importGrant(ctx, req, d, name, resp)
+	case any(importFields):
+		err = refuse("access_token: is needed together with manage_url to import a grant; expires_in, continue_url, continue_token and interactive go with it")
+	case any(askFields):
+		g, err = b.askGrant(ctx, req, d, name)
+	default:
+		g, err = b.changeSettings(ctx, req, d, name)
+	}
+	if err != nil {
+		return answerError(err)
+	}
+	resp.Data = describe(g)
+	return resp, nil
+}
+
+func (b *Backend) patchGrant(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	for _, field := range slices.Concat(importFields, askFields) {
+		if given(d, field) {
+			return answerError(refuse("%s: cannot be patched; write the grant anew", field))
+		}
+	}
+	g, err := b.changeSettings(ctx, req, d, d.Get("name").(string))
+	if err != nil {
+		return answerError(err)
+	}
+	return &logical.Response{Data: describe(g)}, nil
+}
+
+func (b *Backend) changeSettings(ctx context.Context, req *logical.Request, d *framework.FieldData, name string) (*grant, error) {
+	h, err := b.hold(ctx, req.Storage, name)
+	if err != nil {
+		return nil, err
+	}
+	defer h.release()
+	g, err := h.load(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if g == nil {
+		return nil, refuse("no grant named %q: give access and wallet_address (or auth_server) to ask for one, or access_token and manage_url to import one", name)
+	}
+	if err := g.Settings.apply(d); err != nil {
+		return nil, err
+	}
+	return g, h.store(ctx, g)
+}
+
+// apply merges what the request says into the settings and checks the whole.
+func (s *settings) apply(d *framework.FieldData) error {
+	if given(d, "ttl") {
+		s.TTL = seconds(d, "ttl")
+	}
+	if given(d, "max_ttl") {
+		s.MaxTTL = seconds(d, "max_ttl")
+	}
+	if given(d, "renewable") {
+		s.Renewable = value[bool](d, "renewable")
+	}
+	if given(d, "on_revoke") {
+		s.OnRevoke = value[string](d, "on_revoke")
+	}
+	switch {
+	case s.OnRevoke != revokeRotates && s.OnRevoke != revokeKeeps:
+		return refuse("on_revoke: must be %s or %s", revokeRotates, revokeKeeps)
+	case s.TTL > 0 && s.MaxTTL > 0 && s.TTL > s.MaxTTL:
+		return refuse("ttl: must not be longer than max_ttl")
+	}
+	return nil
+}
+
+// place is where a grant comes from, as a request says it.
+type place struct {
+	access         []byte
+	authServer     string // grant endpoint
+	walletAddress  string
+	resourceServer string
+	typed          []string
+}
+
+func parsePlace(d *framework.FieldData) (p place, err error) {
+	if given(d, "access") {
+		if p.access, err = parseAccess(d.Raw["access"]); err != nil {
+			return p, err
+		}
+	}
+	if given(d, "wallet_address") {
+		if p.walletAddress, err = parseWalletAddress("wallet_address", value[string](d, "wallet_address")); err != nil {
+			return p, err
+		}
+	}
+	if given(d, "auth_server") {
+		if p.authServer, err = parseEndpoint("auth_server", value[string](d, "auth_server")); err != nil {
+			return p, err
+		}
+	}
+	if given(d, "resource_server") {
+		u, err := parseURL("resource_server", value[string](d, "resource_server"))
+		if err != nil {
+			return p, err
+		}
+		p.resourceServer = strings.TrimSuffix(u.String(), "/")
+	}
+	p.typed = hostsOf(p.walletAddress, p.authServer, p.resourceServer)
+	return p, nil
+}
+
+// parseEndpoint reads a grant endpoint. One without a path is asked at "/",
+// which is what a signature's @target-uri says of it.
+func parseEndpoint(field, text string) (string, error) {
+	u, err := parseURL(field, text)
+	if err != nil {
+		return "", err
+	}
+	if u.Path == "" {
+		u.Path = "/"
+	}
+	return u.String(), nil
+}
+
+// lookUp fills in what the owner's wallet address names.
+func (p *place) lookUp(ctx context.Context, from *port) error {
+	doc, err := from.wallet(ctx, p.walletAddress)
+	if err != nil {
+		var f failed
+		if errors.As(err, &f) && f.Status != http.StatusNotFound && f.Cause == nil {
+			return logical.CodedError(http.StatusBadGateway, "the wallet address's server "+err.Error())
+		}
+		return refuse("wallet_address: %s", err)
+	}
+	if p.authServer, err = parseEndpoint("wallet_address: its document's authServer", doc.AuthServer); err != nil {
+		return err
+	}
+	if doc.ResourceServer != "" && p.resourceServer == "" {
+		u, err := parseURL("wallet_address: its document's resourceServer", doc.ResourceServer)
+		if err != nil {
+			return err
+		}
+		p.resourceServer = strings.TrimSuffix(u.String(), "/")
+	}
+	for field, text := range map[string]string{"authServer": p.authServer, "resourceServer": p.resourceServer} {
+		u, err := url.Parse(text)
+		if err != nil || text == "" {
+			continue
+		}
+		if _, err := reachOf(u, from.typed); err != nil {
+			return refuse("wallet_address: the %s in its document, %s, %s", field, origin(u), err)
+		}
+	}
+	return nil
+}
+
+// allowed says why a grant may not come from an authorization server.
+func (c *config) allowed(field, target string) error {
+	if len(c.AllowedAuthServers) > 0 && !slices.Contains(c.AllowedAuthServers, originOf(target)) {
+		return refuse("%s: %s is not in the config's allowed_auth_servers", field, originOf(target))
+	}
+	return nil
+}
+
+// put fills in what a place says, and leaves the rest as it was.
+func (g *grant) put(p place) {
+	if p.access != nil {
+		g.Access = p.access
+	}
+	g.AuthServer, g.WalletAddress, g.ResourceServer = p.authServer, p.walletAddress, p.resourceServer
+	g.TypedHosts = p.typed
+}
+
+// begun is a grant that is being written: the lock, the entry as it was, and
+// the client that it is for.
+type begun struct {
+	*hold
+	old    *grant
+	client *config
+}
+
+// begin locks the grant to be written and answers the client. configMu keeps
+// the client from changing until the grant's entry says whose it is.
+func (b *Backend) begin(ctx context.Context, req *logical.Request, name string) (begun, error) {
+	h, err := b.hold(ctx, req.Storage, name)
+	if err != nil {
+		return begun{}, err
+	}
+	old, err := h.load(ctx)
+	if err == nil {
+		var c *config
+		if c, err = client(ctx, req.Storage, req.MountPoint); err == nil {
+			return begun{hold: h, old: old, client: c}, nil
+		}
+	}
+	h.release()
+	return begun{}, err
+}
+
+// fresh is the entry to begin with: the old one, or a new one.
+func (w begun) fresh() *grant {
+	if w.old != nil {
+		g := *w.old
+		return &g
+	}
+	return newGrant(w.client.WalletAddress, w.b.clock.Now())
+}
+
+// importGrant stores a grant that was obtained elsewhere.
+func (b *Backend) importGrant(ctx context.Context, req *logical.Request, d *framework.FieldData, name string, resp *logical.Response) (*grant, error) {
+	from, err := parsePlace(d)
+	if err != nil {
+		return nil, err
+	}
+	token, home, err := parseImport(d, from)
+	if err != nil {
+		return nil, err
+	}
+	interactive := value[bool](d, "interactive")
+	b.configMu.RLock()
+	defer b.configMu.RUnlock()
+	w, err := b.begin(ctx, req, name)
+	if err != nil {
+		return nil, err
+	}
+	defer w.release()
+	if err := w.client.allowed("manage_url", token.Manage); err != nil {
+		return nil, err
+	}
+	from.typed = hostsOf(from.walletAddress, from.authServer, from.resourceServer, token.Manage, token.Continue.URL)
+	if !interactive && from.authServer == "" {
+		if err := from.lookUp(ctx, b.port(w.client, from.typed...)); err != nil {
+			return nil, err
+		}
+	}
+	g := w.fresh()
+	if err := g.Settings.apply(d); err != nil {
+		return nil, err
+	}
+	g.put(from)
+	g.AuthOrigin, g.Interactive, g.Continue = home, interactive, continuation{}
+	token.SentAt = b.clock.Now()
+	g.accept(token, string(causeImport))
+	if err := w.store(ctx, g); err != nil {
+		return nil, err
+	}
+	w.failure = failure{}
+	if w.old != nil {
+		resp.AddWarning("the grant that was stored under this name is replaced, but was not cancelled at the authorization server: it may be this one")
+	}
+	return g, nil
+}
+
+// parseImport reads the secrets of a grant that was obtained elsewhere, and
+// the origin on which its URLs have to lie.
+func parseImport(d *framework.FieldData, from place) (t done, home string, err error) {
+	t.Value = value[string](d, "access_token")
+	if !isTokenValue(t.Value) {
+		return t, "", refuse("access_token: must be the token's value, printable ASCII without spaces")
+	}
+	manage, err := parseURL("manage_url", value[string](d, "manage_url"))
+	if err != nil {
+		return t, "", err
+	}
+	if !strings.Contains(manage.Path, "token/") {
+		return t, "", refuse("manage_url: must hold token/ in its path, as the manage URLs of Open Payments do")
+	}
+	t.Manage, home = manage.String(), origin(manage)
+	if from.authServer != "" && originOf(from.authServer) != home {
+		return t, "", refuse("manage_url: must be on the origin of auth_server, %s", originOf(from.authServer))
+	}
+	t.Lifetime = seconds(d, "expires_in")
+	t.Continue.Token = value[string](d, "continue_token")
+	if given(d, "continue_url") != given(d, "continue_token") {
+		return t, "", refuse("continue_url: goes together with continue_token")
+	}
+	if given(d, "continue_url") {
+		u, err := parseURL("continue_url", value[string](d, "continue_url"))
+		switch {
+		case err != nil:
+			return t, "", err
+		case origin(u) != home:
+			return t, "", refuse("continue_url: must be on the origin of manage_url")
+		case !strings.Contains(u.Path, "continue/"):
+			return t, "", refuse("continue_url: must hold continue/ in its path, as the continue URLs of Open Payments do")
+		case !isTokenValue(t.Continue.Token):
+			return t, "", refuse("continue_token: must be the token's value, printable ASCII without spaces")
+		}
+		t.Continue.URL = u.String()
+	}
+	if !value[bool](d, "interactive") && (from.access == nil || from.authServer == "" && from.walletAddress == "") {
+		return t, "", refuse("interactive: false takes access, and auth_server or wallet_address, so that the grant can be asked for again")
+	}
+	return t, home, nil
+}
+
+func isTokenValue(text string) bool {
+	return text != "" && !strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r > '~' })
+}
+
+// askGrant asks an authorization server for a grant with rights that need no
+// consent, and stores it. A grant that was stored under the name is cancelled
+// once the new one is there.
+func (b *Backend) askGrant(ctx context.Context, req *logical.Request, d *framework.FieldData, name string) (*grant, error) {
+	from, err := parsePlace(d)
+	switch {
+	case err != nil:
+		return nil, err
+	case from.access == nil:
+		return nil, refuse("access: is needed to ask for a grant: the JSON list of rights")
+	case from.authServer == "" && from.walletAddress == "":
+		return nil, refuse("wallet_address: is needed to ask for a grant (the owner's), or auth_server (the grant endpoint)")
+	}
+	a, err := b.beginAsking(ctx, req, d, name, from)
+	if err != nil {
+		return nil, err
+	}
+	defer a.release()
+	return a.finishAsking(context.WithoutCancel(ctx))
+}
+
+// asking is an attempt at a new grant in the place of an old one (nil: none).
+type asking struct {
+	attempt
+	old *grant
+}
+
+// beginAsking finds the server, and stores an entry with an intent before
+// anything is asked for: a node that may not write finds out in time, and what
+// a crash interrupts is asked for again when the grant is read.
+func (b *Backend) beginAsking(ctx context.Context, req *logical.Request, d *framework.FieldData, name string, from place) (*asking, error) {
+	b.configMu.RLock()
+	defer b.configMu.RUnlock()
+	w, err := b.begin(ctx, req, name)
+	if err != nil {
+		return nil, err
+	}
+	a := &asking{attempt{hold: w.hold, port: b.port(w.client, from.typed...), why: causeAsk, mount: req.MountPoint}, w.old}
+	err = func() error {
+		if from.authServer == "" {
+			if err := from.lookUp(ctx, a.port); err != nil {
+				return err
+			}
+		}
+		if err := w.client.allowed("auth_server", from.authServer); err != nil {
+			return err
+		}
+		stub := w.fresh()
+		if err := stub.Settings.apply(d); err != nil {
+			return err
+		}
+		a.grant = w.fresh()
+		a.grant.put(from)
+		a.grant.AuthOrigin, a.grant.Settings = originOf(from.authServer), stub.Settings
+		a.grant.begin(causeAsk, b.clock.Now())
+		a.grant.Manage, a.grant.Token, a.grant.Continue = "", "", continuation{}
+		a.grant.Status = statusActive
+		if w.old == nil {
+			return a.store(ctx, a.grant)
+		}
+		stub = w.fresh()
+		stub.Intent = a.grant.Intent
+		return a.store(ctx, stub)
+	}()
+	if err != nil {
+		w.release()
+		return nil, err
+	}
+	return a, nil
+}
+
+func (a *asking) finishAsking(ctx context.Context) (*grant, error) {
+	switch out := a.port.ask(ctx, a.grant.AuthServer, a.grant.Access).(type) {
+	case done:
+		a.grant.Interactive = false
+		g, err := a.keep(ctx, out)
+		if err == nil && a.old != nil && a.old.Continue.URL != g.Continue.URL {
+			former := a.attempt
+			former.grant = a.old
+			former.cancelQuietly(ctx, a.old.Continue)
+		}
+		return g, err
+	case interaction:
+		a.undo(ctx)
+		a.cancelQuietly(ctx, out.Continue)
+		return nil, refuse("access: the authorization server %s wants the owner's consent for these rights; such grants cannot be asked for yet: obtain the grant elsewhere and import it with access_token and manage_url", a.grant.AuthOrigin)
+	case failed:
+		a.undo(ctx)
+		return nil, a.refusal(ctx, out)
+	}
+	return nil, errors.New("unknown outcome")
+}
+
+// refusal says why there is no grant: what a server answers with 4xx can be
+// mended by who asked.
+func (a *asking) refusal(ctx context.Context, f failed) error {
+	err := a.askError(ctx, f)
+	var mistake callerError
+	if f.Status/100 != 4 || f.Status == http.StatusTooManyRequests || errors.As(err, &mistake) {
+		return err
+	}
+	return refuse("access: the authorization server %s: it does not give this client these rights, or wants the owner's consent for them; such grants are obtained elsewhere and imported with access_token and manage_url", f)
+}
+
+// undo puts back what was stored before the server was asked.
+func (a *asking) undo(ctx context.Context) {
+	var err error
+	if a.old == nil {
+		err = a.forget(ctx)
+	} else {
+		err = a.store(ctx, a.old)
+	}
+	if err != nil {
+		a.b.Logger().Warn("what was stored before asking for a grant could not be put back", "grant", a.name, "error", err)
+	}
+}
+
+// deleteGrant cancels a grant at the server and forgets it.
+func (b *Backend) deleteGrant(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	h, err := b.hold(ctx, req.Storage, d.Get("name").(string))
+	if err != nil {
+		return nil, err
+	}
+	defer h.release()
+	force := value[bool](d, "force")
+	g, err := h.load(ctx)
+	switch {
+	case err != nil && !force:
+		return nil, err
+	case err == nil && g == nil:
+		return nil, nil
+	}
+	resp := &logical.Response{}
+	ctx = context.WithoutCancel(ctx)
+	if err == nil {
+		err = b.cancelGrant(ctx, req, g)
+	}
+	if err != nil {
+		if !force {
+			return answerError(err)
+		}
+		resp.AddWarning("the grant is forgotten, but could not be cancelled at the authorization server: " + err.Error())
+	}
+	if err := h.forget(ctx); err != nil {
+		return nil, err
+	}
+	h.unsaved, h.failure = nil, failure{}
+	if len(resp.Warnings) == 0 {
+		return nil, nil
+	}
+	return resp, nil
+}
+
+// cancelGrant ends a grant at its server, or the token where it has no
+// continuation. A grant that is gone already counts as done, unless the server
+// may have said so because it could not check our signature.
+func (b *Backend) cancelGrant(ctx context.Context, req *logical.Request, g *grant) error {
+	c, err := client(ctx, req.Storage, req.MountPoint)
+	if err != nil {
+		return err
+	}
+	p := b.port(c, g.TypedHosts...)
+	target := g.Continue.URL
+	if target == "" {
+		target = g.Manage
+	}
+	switch {
+	case target == "":
+		return nil // never got a token
+	case !c.sameOrigin(target, g.AuthOrigin):
+		return refuse("the grant's URLs are on %q, not on its authorization server %s: if that is right, add it to allowed_auth_servers in %sconfig; force=true forgets the grant without cancelling it", originOf(target), g.AuthOrigin, req.MountPoint)
+	case g.Continue.URL != "":
+		err = p.cancel(ctx, g.Continue)
+	default:
+		err = p.revoke(ctx, g.Manage, g.Token)
+	}
+	var f failed
+	if err == nil || !errors.As(err, &f) {
+		return err
+	}
+	if f.gone() || f.unknownClient() {
+		if published, err := p.keyPublished(ctx); err == nil && !published {
+			return refuse("%s/jwks.json does not hold the public key of %sconfig under key_id, so the authorization server cannot check our signature; nothing is forgotten (force=true forgets the grant without cancelling it)", c.WalletAddress, req.MountPoint)
+		}
+		if f.gone() {
+			return nil
+		}
+	}
+	return serverError(f)
+}

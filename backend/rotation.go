@@ -1,0 +1,404 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/helper/backoff"
+	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/jonboulle/clockwork"
+)
+
+const (
+	// insistence is how long after the first request a further one is begun.
+	insistence = 10 * time.Second
+	// doubt is how long a refusal is doubted before the server is asked once
+	// more: its own lock time-out looks the same.
+	doubt = time.Second
+
+	retryMin, retryMax     = 500 * time.Millisecond, 4 * time.Second
+	failureMin, failureMax = time.Second, 30 * time.Second
+
+	// savePatience is how long a caller waits for storage to take an answer.
+	savePatience = 30 * time.Second
+	saveInterval = time.Second
+	saveAttempt  = 10 * time.Second
+	// lastSaves is how often storage is tried after the engine was told to end.
+	lastSaves = 10
+
+	// askInterval keeps a server that takes its grants back from being asked
+	// for new ones all the time.
+	askInterval = time.Minute
+)
+
+var (
+	// errTakenOver: another node has begun something with the grant; what it
+	// stored is newer than what we know.
+	errTakenOver = errors.New("another node has taken the grant over; try again")
+	// errUnsaved and errStorage hide the storage's own error, which is in the log:
+	// Vault would take the words of logical.ErrReadOnly, even inside a longer
+	// text, for a wish to have the request forwarded to another node, which would
+	// begin the rotation anew.
+	errUnsaved = errors.New("the authorization server has answered, but storage does not take the answer; it is kept in memory: try again")
+	errStorage = errors.New("storage does not answer: try again")
+	// errNothingToDo ends a rotation before it is begun, as asked by its permit.
+	errNothingToDo = errors.New("nothing to do")
+)
+
+// rotate gets a new token for a grant and answers the grant with it.
+//
+// A rotation is irreversible and cannot be repeated: once the server has done
+// it, the only copy of the new manage URL is in its answer. Hence the order of
+// the steps, which is the same for everyone who wants a new token. permit looks
+// at the grant (nil: there is none) under the lock, before anything is begun.
+func (b *Backend) rotate(ctx context.Context, req *logical.Request, name string, why cause, permit func(*grant) error) (*grant, error) {
+	h, err := b.hold(ctx, req.Storage, name) // 1. lock
+	if err != nil {
+		return nil, err
+	}
+	defer h.release()
+
+	g, err := h.load(ctx) // 2. load
+	if err != nil {
+		return nil, err
+	}
+	if err := permit(g); err != nil {
+		return nil, err
+	}
+	if g == nil {
+		return nil, refuse("no grant named %q: write %sgrants/%s first", name, req.MountPoint, name)
+	}
+	c, err := client(ctx, req.Storage, req.MountPoint)
+	if err != nil {
+		return nil, err
+	}
+	if err := mayRotate(g, c, why, name, req.MountPoint); err != nil {
+		return nil, err
+	}
+	if b.clock.Now().Before(h.failure.until) {
+		return nil, h.failure.err
+	}
+
+	g.begin(why, b.clock.Now())
+	if err := h.store(ctx, g); err != nil { // 3. write the intent
+		return nil, err
+	}
+	ctx = context.WithoutCancel(ctx) // 4. detach
+	a := &attempt{hold: h, grant: g, port: b.port(c, g.TypedHosts...), why: why, mount: req.MountPoint}
+	return a.run(ctx) // 5. call, 6. store; 7. unlock and answer
+}
+
+// mayRotate says why a grant cannot be rotated as things are. Nothing has been
+// begun.
+func mayRotate(g *grant, c *config, why cause, name, mount string) error {
+	switch {
+	case g.Status == statusLost && why != causeRotate:
+		return lostError(g, name, mount)
+	case g.Client != c.WalletAddress:
+		return refuse("grant %q belongs to the client %s, but config names %s", name, g.Client, c.WalletAddress)
+	case g.Manage == "":
+		return nil // never got a token: asked for again
+	case !c.sameOrigin(g.Manage, g.AuthOrigin):
+		return refuse("the manage URL of grant %q is on %q, not on its authorization server %s: if that is right, add it to allowed_auth_servers in %sconfig",
+			name, originOf(g.Manage), g.AuthOrigin, mount)
+	case !strings.Contains(g.Manage, "token/"):
+		return refuse("the manage URL that the authorization server gave for grant %q has no token/ in its path, which Open Payments requires", name)
+	}
+	return nil
+}
+
+func lostError(g *grant, name, mount string) error {
+	return refuse("grant %q is lost since %s (%s): its owner has to be asked again; write the new grant's access_token and manage_url to %sgrants/%s, or try the server once more with %srotate/%s",
+		name, g.Lost.At.UTC().Format(time.RFC3339), g.Lost.Cause, mount, name, mount, name)
+}
+
+// attempt is one way to a new token, with the grant locked and the intent
+// written.
+type attempt struct {
+	*hold
+	grant *grant
+	port  *port
+	why   cause
+	mount string
+}
+
+func (a *attempt) run(ctx context.Context) (*grant, error) {
+	if a.grant.Manage == "" {
+		return a.askAgain(ctx)
+	}
+	out, err := a.insist(ctx)
+	if err != nil {
+		return nil, a.fail(ctx, err)
+	}
+	if token, ok := out.(done); ok {
+		return a.keep(ctx, token)
+	}
+	return a.dead(ctx)
+}
+
+// insist asks for the rotation until there is an answer to believe: done, or
+// refused twice. Asking again is safe: either it rotates now, or it is refused,
+// which tells that an earlier request had been heard.
+func (a *attempt) insist(ctx context.Context) (outcome, error) {
+	begun := a.b.clock.Now()
+	retry := backoff.NewBackoff(math.MaxInt, retryMin, retryMax)
+	doubted := false
+	for {
+		var pause time.Duration
+		switch out := a.port.rotate(ctx, a.grant.Manage, a.grant.Token).(type) {
+		case done:
+			return out, nil
+		case refused:
+			if doubted {
+				return out, nil
+			}
+			published, err := a.port.keyPublished(ctx)
+			if err != nil {
+				return nil, logical.CodedError(http.StatusBadGateway, fmt.Sprintf("the server refused the token, and whether the client's key is published cannot be told: %s; try again later", err))
+			}
+			if !published {
+				return nil, a.notPublished()
+			}
+			doubted, pause = true, doubt
+		case failed:
+			if out.unknownClient() {
+				if published, err := a.port.keyPublished(ctx); err == nil && !published {
+					return nil, a.notPublished()
+				}
+			}
+			pause, _ = retry.Next()
+			if a.b.clock.Since(begun)+pause > insistence {
+				return nil, serverError(out)
+			}
+		}
+		if err := a.b.sleep(ctx, pause); err != nil {
+			return nil, err
+		}
+		if err := a.stillOurs(ctx); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// stillOurs tells whether the stored grant still bears this attempt's intent.
+func (a *attempt) stillOurs(ctx context.Context) error {
+	stored, err := loadGrant(ctx, a.storage, a.name)
+	switch {
+	case err != nil:
+		a.b.Logger().Error("the grant cannot be read while its rotation is under way", "grant", a.name, "error", err)
+		return errStorage
+	case !stored.bears(a.grant.Intent.ID):
+		return errTakenOver
+	}
+	return nil
+}
+
+func (g *grant) bears(intentID string) bool {
+	return g != nil && g.Intent != nil && g.Intent.ID == intentID
+}
+
+func (a *attempt) notPublished() error {
+	return refuse("%s/jwks.json does not hold the public key of %sconfig under key_id, so the authorization server cannot check our signature; publish it or correct config; the grant is kept",
+		a.port.client.WalletAddress, a.mount)
+}
+
+// serverError is the server's trouble: 502, or 504 where it was waited for in
+// vain; or ours, where our own rules forbade the request.
+func serverError(f failed) error {
+	switch {
+	case f.Cause != nil:
+		return refuse("the authorization server %s", f)
+	case f.Timeout:
+		return logical.CodedError(http.StatusGatewayTimeout, fmt.Sprintf("the authorization server %s; try again later", f))
+	}
+	return logical.CodedError(http.StatusBadGateway, fmt.Sprintf("the authorization server %s; try again later", f))
+}
+
+// dead deals with a token that the server has twice refused, although it can
+// check our signature.
+func (a *attempt) dead(ctx context.Context) (*grant, error) {
+	switch {
+	case a.grant.Interactive:
+		err := a.lose(ctx, "the authorization server no longer accepts its token")
+		if a.why == causeRevoke {
+			return a.grant, nil // the value is dead, which is all that was asked for
+		}
+		return nil, err
+	case a.why == causeRevoke:
+		return a.grant, nil
+	}
+	return a.askAgain(ctx)
+}
+
+// askAgain asks for a new grant with the stored rights at the stored endpoint.
+func (a *attempt) askAgain(ctx context.Context) (*grant, error) {
+	now := a.b.clock.Now()
+	if wait := a.grant.AskedAt.Add(askInterval).Sub(now); wait > 0 {
+		return nil, a.fail(ctx, logical.CodedError(http.StatusBadGateway,
+			fmt.Sprintf("the authorization server %s refuses the token, and was asked for a new grant less than a minute ago; try again in %s", a.grant.AuthOrigin, wait.Round(time.Second))))
+	}
+	a.grant.AskedAt = now
+	left := a.grant.Continue
+	switch out := a.port.ask(ctx, a.grant.AuthServer, a.grant.Access).(type) {
+	case done:
+		g, err := a.keep(ctx, out)
+		if err == nil && left.URL != "" && left.URL != g.Continue.URL {
+			a.cancelQuietly(ctx, left)
+		}
+		return g, err
+	case interaction:
+		a.cancelQuietly(ctx, out.Continue)
+		a.grant.Interactive = true
+		return nil, a.lose(ctx, "the authorization server now wants the owner's consent")
+	case failed:
+		return nil, a.fail(ctx, a.askError(ctx, out))
+	}
+	return nil, errors.New("unknown outcome")
+}
+
+// askError says why asking for a grant has failed.
+func (a *attempt) askError(ctx context.Context, f failed) error {
+	if f.Code == "invalid_client" {
+		if published, err := a.port.keyPublished(ctx); err == nil && !published {
+			return a.notPublished()
+		}
+	}
+	return serverError(f)
+}
+
+// cancelQuietly cancels what is left of a grant that is of no use any more.
+func (a *attempt) cancelQuietly(ctx context.Context, c continuation) {
+	if c.URL == "" || !a.port.client.sameOrigin(c.URL, a.grant.AuthOrigin) {
+		return
+	}
+	var f failed
+	if err := a.port.cancel(ctx, c); err != nil && !(errors.As(err, &f) && f.gone()) {
+		a.b.Logger().Warn("what is left of a former grant could not be cancelled", "grant", a.name, "error", err)
+	}
+}
+
+// lose marks the grant as lost, and answers what its readers are told.
+func (a *attempt) lose(ctx context.Context, why string) error {
+	a.grant.Lost = event{At: a.b.clock.Now(), Cause: why}
+	a.grant.Status = statusLost
+	a.grant.Intent, a.grant.LastFailure = nil, a.grant.Lost
+	if err := a.store(ctx, a.grant); err != nil {
+		return err
+	}
+	a.b.Logger().Warn("the grant is lost: its owner has to be asked again", "grant", a.name, "cause", why)
+	return lostError(a.grant, a.name, a.mount)
+}
+
+// fail makes the grant answer at once with the same error for a while, so that
+// neither the server nor storage is hammered: Vault's LifetimeWatcher has been
+// seen to retry hundreds of times a second. The intent stays.
+func (a *attempt) fail(ctx context.Context, err error) error {
+	if errors.Is(err, errTakenOver) {
+		return err
+	}
+	now := a.b.clock.Now()
+	delay := min(max(2*a.failure.delay, failureMin), failureMax)
+	a.failure = failure{err: err, delay: delay, until: now.Add(delay)}
+	a.grant.LastFailure = event{At: now, Cause: err.Error()}
+	if a.stillOurs(ctx) == nil {
+		if err := a.store(ctx, a.grant); err != nil {
+			a.b.Logger().Warn("the cause of a failure could not be stored", "grant", a.name, "error", err)
+		}
+	}
+	return err
+}
+
+// keep stores a new token. If storage will not have it, it stays in memory, and
+// is stored before anything else happens to the grant.
+func (a *attempt) keep(ctx context.Context, token done) (*grant, error) {
+	next := *a.grant
+	next.accept(token, string(a.why))
+	a.failure = failure{}
+	a.unsaved = &unsaved{grant: &next, intentID: a.grant.Intent.ID}
+	deadline := a.b.clock.Now().Add(savePatience)
+	for {
+		err := a.save(ctx)
+		if err == nil {
+			return &next, nil
+		}
+		if errors.Is(err, errTakenOver) {
+			a.b.Logger().Error("another node has taken the grant over while its new token was on the way; the token is dropped", "grant", a.name)
+			return nil, err
+		}
+		if !a.b.clock.Now().Before(deadline) {
+			a.b.Logger().Error("the grant has a new token that storage does not take; it is kept in memory and stored as soon as possible", "grant", a.name, "error", err)
+			a.b.saveLater(a.storage, a.name)
+			return nil, errUnsaved
+		}
+		if err := a.b.sleep(ctx, saveInterval); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// save stores an unsaved answer, over the entry that bears its intent and no
+// other: a node that has lost leadership may get its storage back.
+func (h *hold) save(ctx context.Context) error {
+	ctx, stop := clockwork.WithTimeout(ctx, h.b.clock, saveAttempt)
+	defer stop()
+	stored, err := loadGrant(ctx, h.storage, h.name)
+	if err != nil {
+		return err
+	}
+	if !stored.bears(h.unsaved.intentID) {
+		h.unsaved = nil
+		return errTakenOver
+	}
+	if err := h.store(ctx, h.unsaved.grant); err != nil {
+		return err
+	}
+	h.unsaved = nil
+	return nil
+}
+
+// saveLater goes on trying to store an unsaved answer, every second, for as
+// long as the engine lives and a little longer.
+func (b *Backend) saveLater(s logical.Storage, name string) {
+	b.inFlight.work.Add(1) // the caller is in flight, so Clean still waits
+	go func() {
+		defer b.inFlight.leave()
+		ctx, closing := context.Background(), b.inFlight.closing
+		for left := lastSaves; left > 0; {
+			select {
+			case <-b.clock.After(saveInterval):
+			case <-closing:
+			}
+			if b.saveNow(ctx, s, name) {
+				return
+			}
+			select {
+			case <-b.inFlight.closing:
+				closing = nil
+				left--
+			default:
+			}
+		}
+		b.Logger().Error("the engine ends with a grant's new token unsaved: the token is gone", "grant", name)
+	}()
+}
+
+// saveNow tells whether nothing is left to save.
+func (b *Backend) saveNow(ctx context.Context, s logical.Storage, name string) bool {
+	h, err := b.hold(ctx, s, name)
+	if err != nil {
+		return false
+	}
+	defer h.release()
+	if h.unsaved == nil {
+		return true
+	}
+	err = h.save(ctx)
+	return err == nil || errors.Is(err, errTakenOver)
+}

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package sandbox
+
+import "testing"
+
+// The expectations are what Node.js 22 prints for JSON.stringify(JSON.parse(text)).
+func TestNormalJSON(t *testing.T) {
+	for _, row := range []struct{ text, want string }{
+		{` { "a" : [ 1 , true , null , false , { } , [ ] ] } `, `{"a":[1,true,null,false,{},[]]}`},
+		{`{"b":1,"a":2,"b":3}`, `{"b":3,"a":2}`},
+		{`{"b":1,"10":2,"9":3,"01":4,"-1":5,"1.5":6,"":7}`, `{"9":3,"10":2,"b":1,"01":4,"-1":5,"1.5":6,"":7}`},
+		{`{"4294967295":1,"4294967294":2,"a":3,"0":4}`, `{"0":4,"4294967294":2,"4294967295":1,"a":3}`},
+		{`{"\u0031":1,"a":2,"1":3}`, `{"1":3,"a":2}`},
+		{`[1.0,1e3,-0,0.1,1e21,1e-7,123456789012345680000,9007199254740993,5e-324,1e400,-1E+2]`,
+			`[1,1000,0,0.1,1e+21,1e-7,123456789012345680000,9007199254740992,5e-324,null,-100]`},
+		{`"a\/b\u0026<>&\u2028` + "\u2029é\u007f" + `"`, `"a/b&<>&` + "\u2028\u2029é\u007f" + `"`},
+		{`"\"\\\b\f\n\r\t\u0000\u001F\u000b"`, `"\"\\\b\f\n\r\t\u0000\u001f\u000b"`},
+		{`"\uD83D\uDE00 \uD83D \uDE00\uD83D"`, "\"\U0001F600 " + `\ud83d \ude00\ud83d"`},
+		{`"\uD83D\n\uDE00"`, `"\ud83d\n\ude00"`},
+		{`[]`, `[]`},
+		{`"{[,:]}"`, `"{[,:]}"`},
+	} {
+		got, err := normalJSON([]byte(row.text))
+		if err != nil || got != row.want {
+			t.Errorf("%s: got %s, %v, want %s", row.text, got, err, row.want)
+		}
+	}
+	for _, malformed := range []string{"", " ", "{", "[1,]", `{"a":1,}`, "01", "'a'", "{} {}", "NaN", "\ufeff{}"} {
+		if got, err := normalJSON([]byte(malformed)); err == nil {
+			t.Errorf("%q: got %s, want an error", malformed, got)
+		}
+	}
+}
+
+// What real servers do and clients must live with: they close a connection that was idle for 5 s.
+func TestIdleTimeout(t *testing.T) {
+	s, err := Start(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if s.http.IdleTimeout.Seconds() != 5 || s.http.ReadHeaderTimeout == 0 {
+		t.Errorf("idle connections live %s, headers may take %s", s.http.IdleTimeout, s.http.ReadHeaderTimeout)
+	}
+}

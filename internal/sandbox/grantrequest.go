@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package sandbox
+
+import (
+	"encoding/json"
+	"net/http"
+	"slices"
+)
+
+// The types of access rights.
+const (
+	typeIncoming = "incoming-payment"
+	typeOutgoing = "outgoing-payment"
+	typeQuote    = "quote"
+)
+
+// grantRequest is the body of a grant request, as far as the sandbox looks at it.
+type grantRequest struct {
+	client      client
+	access      []json.RawMessage
+	hasInteract bool
+	hasFinish   bool
+	hasSubject  bool
+	needsOwner  bool // the rights include one that only its owner can give
+	twoAmounts  bool // a right is limited by debitAmount and receiveAmount
+}
+
+// parseGrantRequest checks a grant request against the OpenAPI document. Its errors are sentences for the client, which
+// name the member that is wrong and never its value.
+func parseGrantRequest(body string) (grantRequest, error) {
+	var request grantRequest
+	top, err := asObject(json.RawMessage(body), "the body")
+	if err != nil {
+		return request, err
+	}
+	if request.client, err = parseClient(top["client"]); err != nil {
+		return request, err
+	}
+	_, request.hasInteract = top["interact"]
+	if request.hasInteract {
+		if request.hasFinish, err = parseInteract(top["interact"]); err != nil {
+			return request, err
+		}
+	}
+	_, request.hasSubject = top["subject"]
+	if accessToken, ok := top["access_token"]; ok {
+		return request, request.parseAccess(accessToken)
+	}
+	if !request.hasSubject || !request.hasInteract {
+		return request, wrong("access_token", "is required")
+	}
+	return request, nil
+}
+
+// refuseUnsupported is what comes after the schema and the signature: what the server will not do.
+func (g *grantRequest) refuseUnsupported() error {
+	refuse := func(description string) error {
+		return refused(http.StatusBadRequest, codeInvalidRequest, description)
+	}
+	switch {
+	case g.hasSubject:
+		return refuse("the sandbox does not grant subject information")
+	case len(g.access) == 0:
+		return refuse("access_token.access is empty")
+	case g.needsOwner && !g.hasInteract:
+		return refuse("missing required request field 'interact'")
+	}
+	return nil
+}
+
+// parseClient reads the three forms in which a client may name itself.
+func parseClient(raw json.RawMessage) (client, error) {
+	if raw == nil {
+		return client{}, wrong("client", "is required")
+	}
+	if raw[0] == '"' {
+		wallet, err := members{"client": raw}.uri("client", "")
+		return client{wallet: wallet}, err
+	}
+	form, err := asObject(raw, "client")
+	if err != nil {
+		return client{}, err
+	}
+	if err := form.only("client", "walletAddress", "jwk"); err != nil {
+		return client{}, err
+	}
+	if len(form) != 1 {
+		return client{}, wrong("client", "must have walletAddress or jwk, not both")
+	}
+	if form["walletAddress"] != nil {
+		wallet, err := form.uri("walletAddress", "client.")
+		return client{wallet: wallet}, err
+	}
+	var key jwk
+	if json.Unmarshal(form["jwk"], &key) != nil || key.check() != nil {
+		return client{}, wrong("client.jwk", "must be an Ed25519 public key")
+	}
+	return client{key: &key}, nil
+}
+
+// parseInteract reports whether the client wants to be called back.
+func parseInteract(raw json.RawMessage) (hasFinish bool, err error) {
+	interact, err := asObject(raw, "interact")
+	if err != nil {
+		return false, err
+	}
+	if _, err := interact.words("start", "interact.", "redirect"); err != nil {
+		return false, err
+	}
+	if interact["finish"] == nil {
+		return false, nil
+	}
+	finish, err := asObject(interact["finish"], "interact.finish")
+	if err != nil {
+		return false, err
+	}
+	if method, err := finish.text("method", "interact.finish."); err != nil || method != "redirect" {
+		return false, wrong("interact.finish.method", `must be "redirect"`)
+	}
+	if _, err := finish.uri("uri", "interact.finish."); err != nil {
+		return false, err
+	}
+	_, err = finish.text("nonce", "interact.finish.")
+	return true, err
+}
+
+func (g *grantRequest) parseAccess(raw json.RawMessage) error {
+	accessToken, err := asObject(raw, "access_token")
+	if err != nil {
+		return err
+	}
+	if json.Unmarshal(accessToken["access"], &g.access) != nil || g.access == nil || len(g.access) > 3 {
+		return wrong("access_token.access", "must be a list of at most 3 rights")
+	}
+	for i, item := range g.access {
+		if slices.ContainsFunc(g.access[:i], func(o json.RawMessage) bool { return string(o) == string(item) }) {
+			return wrong("access_token.access", "must not name a right twice")
+		}
+		if err := g.parseRight(item); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (g *grantRequest) parseRight(raw json.RawMessage) error {
+	const at = "access_token.access."
+	right, err := asObject(raw, "access_token.access")
+	if err != nil {
+		return err
+	}
+	kind, err := right.text("type", at)
+	if err != nil {
+		return err
+	}
+	allowed := []string{"type", "actions"}
+	actions := []string{"create", "read", "read-all"}
+	switch kind {
+	case typeIncoming:
+		allowed, actions = append(allowed, "identifier"), append(actions, "complete", "list", "list-all")
+	case typeOutgoing:
+		allowed, actions = append(allowed, "identifier", "limits"), append(actions, "list", "list-all")
+	case typeQuote:
+	default:
+		return wrong(at+"type", "must be incoming-payment, outgoing-payment or quote")
+	}
+	if err := right.only("access_token.access", allowed...); err != nil {
+		return err
+	}
+	if _, err := right.words("actions", at, actions...); err != nil {
+		return err
+	}
+	if right["identifier"] != nil || kind == typeOutgoing {
+		if _, err := right.uri("identifier", at); err != nil {
+			return err
+		}
+	}
+	if kind == typeOutgoing {
+		g.needsOwner = true
+		return g.parseLimits(right["limits"])
+	}
+	return nil
+}
+
+func (g *grantRequest) parseLimits(raw json.RawMessage) error {
+	if raw == nil {
+		return nil
+	}
+	const at = "access_token.access.limits."
+	limits, err := asObject(raw, "access_token.access.limits")
+	if err != nil {
+		return err
+	}
+	if limits["receiver"] != nil {
+		if receiver, err := limits.uri("receiver", at); err != nil || !isReceiver(receiver) {
+			return wrong(at+"receiver", "must be the URL of an incoming payment")
+		}
+	}
+	if limits["interval"] != nil {
+		if _, err := limits.text("interval", at); err != nil {
+			return err
+		}
+	}
+	for _, name := range []string{"debitAmount", "receiveAmount"} {
+		if limits[name] != nil {
+			if _, err := parseAmount(limits[name], at+name); err != nil {
+				return err
+			}
+		}
+	}
+	g.twoAmounts = g.twoAmounts || (limits["debitAmount"] != nil && limits["receiveAmount"] != nil)
+	return nil
+}
+
+// parseContinueRequest reads the body of a continue request. Without one the client polls.
+func parseContinueRequest(body string) (reference string, polls bool, err error) {
+	top, err := asObject(json.RawMessage(body), "the body")
+	if err != nil {
+		return "", false, err
+	}
+	if top["interact_ref"] != nil {
+		if reference, err = top.text("interact_ref", ""); err != nil {
+			return "", false, err
+		}
+	}
+	return reference, len(top) == 0, nil
+}

@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package sandbox
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	// defaultPage is how many payments a list holds if the request does not say.
+	defaultPage = 20
+	// timeFormat is how JavaScript, and so Rafiki, writes a time.
+	timeFormat = "2006-01-02T15:04:05.000Z"
+)
+
+// method is how an incoming payment can be paid. Nobody listens at the sandbox's addresses.
+type method struct {
+	Type         string `json:"type"`
+	ILPAddress   string `json:"ilpAddress"`
+	SharedSecret string `json:"sharedSecret"`
+}
+
+// incomingPayment is incoming-payment of the OpenAPI document; with methods, incoming-payment-with-methods.
+type incomingPayment struct {
+	ID             string          `json:"id"`
+	WalletAddress  string          `json:"walletAddress"`
+	IncomingAmount *amount         `json:"incomingAmount,omitempty"`
+	ReceivedAmount amount          `json:"receivedAmount"`
+	Completed      bool            `json:"completed"`
+	Metadata       json.RawMessage `json:"metadata,omitempty"`
+	ExpiresAt      string          `json:"expiresAt,omitempty"`
+	CreatedAt      string          `json:"createdAt"`
+	Methods        *[]method       `json:"methods,omitempty"`
+
+	key    string // the last part of ID, which is also the cursor
+	client string // who has made it
+	paid   []method
+}
+
+// withMethods is the payment with the ways to pay it: none once it is completed.
+func (p incomingPayment) withMethods() incomingPayment {
+	methods := []method{}
+	if !p.Completed {
+		methods = p.paid
+	}
+	p.Methods = &methods
+	return p
+}
+
+// payments are the incoming payments, oldest first.
+type payments struct {
+	mu       sync.Mutex
+	incoming []*incomingPayment
+}
+
+func (p *payments) add(payment incomingPayment) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.incoming = append(p.incoming, &payment)
+}
+
+func (p *payments) get(key string) (incomingPayment, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, payment := range p.incoming {
+		if payment.key == key {
+			return *payment, true
+		}
+	}
+	return incomingPayment{}, false
+}
+
+// complete reports false if the payment was completed before.
+func (p *payments) complete(key string) (incomingPayment, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, payment := range p.incoming {
+		if payment.key == key && !payment.Completed {
+			payment.Completed = true
+			return *payment, true
+		}
+	}
+	return incomingPayment{}, false
+}
+
+// list gives the payments into a wallet address, newest first; of one client only, unless client is empty.
+func (p *payments) list(wallet, client string) []incomingPayment {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	found := []incomingPayment{}
+	for _, payment := range slices.Backward(p.incoming) {
+		if payment.WalletAddress == wallet && (client == "" || payment.client == client) {
+			found = append(found, *payment)
+		}
+	}
+	return found
+}
+
+// createIncomingPayment serves create-incoming-payment of the OpenAPI document.
+func (s *Server) createIncomingPayment(w http.ResponseWriter, r *http.Request) error {
+	body, err := openResource(r)
+	if err != nil {
+		return err
+	}
+	payment, err := parseIncomingPayment(body.json, s.now())
+	if err != nil {
+		return denied(http.StatusBadRequest, err.Error())
+	}
+	allowed, err := s.authorize(r, body, typeIncoming, "create", payment.WalletAddress)
+	if err != nil {
+		return err
+	}
+	if !s.isWallet(payment.WalletAddress) {
+		return denied(http.StatusNotFound, "walletAddress is not one of the sandbox's")
+	}
+	payment.key, payment.client = newID(), allowed.client
+	payment.ID = s.ResourceServer() + "/incoming-payments/" + payment.key
+	payment.paid = []method{{Type: "ilp", ILPAddress: "test.sandbox." + payment.key, SharedSecret: newSecret()}}
+	s.payments.add(payment)
+	answer(w, http.StatusCreated, payment.withMethods())
+	return nil
+}
+
+// parseIncomingPayment reads the body of a create. Its errors are sentences for the client.
+func parseIncomingPayment(body string, now time.Time) (incomingPayment, error) {
+	payment := incomingPayment{
+		ReceivedAmount: amount{Value: "0", AssetCode: assetCode, AssetScale: assetScale},
+		CreatedAt:      now.UTC().Format(timeFormat),
+	}
+	top, err := asObject(json.RawMessage(body), "the body")
+	if err != nil {
+		return payment, err
+	}
+	if err := top.only("the body", "walletAddress", "incomingAmount", "expiresAt", "metadata"); err != nil {
+		return payment, err
+	}
+	if payment.WalletAddress, err = top.uri("walletAddress", ""); err != nil {
+		return payment, err
+	}
+	if raw := top["incomingAmount"]; raw != nil {
+		a, err := parseAmount(raw, "incomingAmount")
+		if err != nil {
+			return payment, err
+		}
+		if a.AssetCode != assetCode || a.AssetScale != assetScale || strings.Trim(a.Value, "0") == "" {
+			return payment, wrong("incomingAmount", "must be more than 0, in the asset of the wallet address")
+		}
+		payment.IncomingAmount = &a
+	}
+	if top["expiresAt"] != nil {
+		text, err := top.text("expiresAt", "")
+		if err != nil {
+			return payment, err
+		}
+		expires, err := time.Parse(time.RFC3339, text)
+		if err != nil || !expires.After(now) {
+			return payment, wrong("expiresAt", "must be a date and time to come")
+		}
+		payment.ExpiresAt = expires.UTC().Format(timeFormat)
+	}
+	if payment.Metadata = top["metadata"]; payment.Metadata != nil {
+		_, err = asObject(payment.Metadata, "metadata")
+	}
+	return payment, err
+}
+
+// openPayment finds the payment that a request is about. Without it there is no wallet address to ask a token for: a
+// real server answers 401, and so does this one.
+func (s *Server) openPayment(r *http.Request) (incomingPayment, content, error) {
+	body, err := openResource(r)
+	if err != nil {
+		return incomingPayment{}, content{}, err
+	}
+	payment, ok := s.payments.get(r.PathValue("id"))
+	if !ok {
+		return incomingPayment{}, content{}, denied(http.StatusUnauthorized, "Unauthorized")
+	}
+	return payment, body, nil
+}
+
+// readIncomingPayment serves get-incoming-payment of the OpenAPI document. Whoever sends no Authorization learns what
+// has been received, and where a grant is to be had.
+func (s *Server) readIncomingPayment(w http.ResponseWriter, r *http.Request) error {
+	payment, body, err := s.openPayment(r)
+	if err != nil {
+		return err
+	}
+	if r.Header.Get("Authorization") == "" {
+		answer(w, http.StatusOK, struct {
+			ReceivedAmount amount `json:"receivedAmount"`
+			AuthServer     string `json:"authServer"`
+		}{payment.ReceivedAmount, s.AuthServer()})
+		return nil
+	}
+	allowed, err := s.authorize(r, body, typeIncoming, "read", payment.WalletAddress)
+	if err != nil {
+		return err
+	}
+	if !allowed.all && allowed.client != payment.client {
+		return denied(http.StatusNotFound, "Unknown incoming payment")
+	}
+	answer(w, http.StatusOK, payment.withMethods())
+	return nil
+}
+
+// completeIncomingPayment serves complete-incoming-payment of the OpenAPI document.
+func (s *Server) completeIncomingPayment(w http.ResponseWriter, r *http.Request) error {
+	payment, body, err := s.openPayment(r)
+	if err != nil {
+		return err
+	}
+	if _, err := s.authorize(r, body, typeIncoming, "complete", payment.WalletAddress); err != nil {
+		return err
+	}
+	completed, ok := s.payments.complete(payment.key)
+	if !ok {
+		return denied(http.StatusConflict, "the incoming payment is completed already")
+	}
+	answer(w, http.StatusOK, completed)
+	return nil
+}
+
+// listIncomingPayments serves list-incoming-payments of the OpenAPI document.
+func (s *Server) listIncomingPayments(w http.ResponseWriter, r *http.Request) error {
+	body, err := openResource(r)
+	if err != nil {
+		return err
+	}
+	asked, err := parsePage(r.URL.Query())
+	if err != nil {
+		return denied(http.StatusBadRequest, err.Error())
+	}
+	allowed, err := s.authorize(r, body, typeIncoming, "list", asked.wallet)
+	if err != nil {
+		return err
+	}
+	if !s.isWallet(asked.wallet) {
+		return denied(http.StatusNotFound, "wallet-address is not one of the sandbox's")
+	}
+	client := allowed.client
+	if allowed.all {
+		client = ""
+	}
+	page, ok := asked.of(s.payments.list(asked.wallet, client))
+	if !ok {
+		return denied(http.StatusBadRequest, "cursor is not one that was given out")
+	}
+	answer(w, http.StatusOK, page)
+	return nil
+}
+
+// pageRequest is which part of a list is wanted.
+type pageRequest struct {
+	wallet string
+	cursor string
+	size   int
+	before bool // the payments before the cursor, not those after it
+}
+
+func parsePage(query url.Values) (pageRequest, error) {
+	asked := pageRequest{wallet: query.Get("wallet-address"), cursor: query.Get("cursor"), size: defaultPage}
+	if asked.wallet == "" {
+		return asked, wrong("wallet-address", "is required")
+	}
+	if query.Has("cursor") && asked.cursor == "" {
+		return asked, wrong("cursor", "must not be empty")
+	}
+	if query.Has("first") && query.Has("last") {
+		return asked, wrong("first", "and last must not be asked for at once")
+	}
+	for _, name := range []string{"first", "last"} {
+		if !query.Has(name) {
+			continue
+		}
+		n, err := strconv.Atoi(query.Get(name))
+		if err != nil || n < 1 || n > 100 {
+			return asked, wrong(name, "must be an integer from 1 to 100")
+		}
+		asked.size, asked.before = n, name == "last"
+	}
+	if asked.before && asked.cursor == "" {
+		return asked, wrong("last", "needs a cursor")
+	}
+	return asked, nil
+}
+
+// page is one part of a list, as the OpenAPI document has it.
+type page struct {
+	Pagination struct {
+		StartCursor     string `json:"startCursor,omitempty"`
+		EndCursor       string `json:"endCursor,omitempty"`
+		HasNextPage     bool   `json:"hasNextPage"`
+		HasPreviousPage bool   `json:"hasPreviousPage"`
+	} `json:"pagination"`
+	Result []incomingPayment `json:"result"`
+}
+
+// of cuts the page out of the whole list. It reports false if the cursor is not in the list.
+func (asked pageRequest) of(all []incomingPayment) (page, bool) {
+	start, end := 0, len(all)
+	if asked.cursor != "" {
+		at := slices.IndexFunc(all, func(p incomingPayment) bool { return p.key == asked.cursor })
+		if at < 0 {
+			return page{}, false
+		}
+		start = at + 1
+		if asked.before {
+			start, end = 0, at
+		}
+	}
+	if asked.before {
+		start = max(start, end-asked.size)
+	} else {
+		end = min(end, start+asked.size)
+	}
+	var p page
+	p.Result = all[start:end]
+	p.Pagination.HasPreviousPage, p.Pagination.HasNextPage = start > 0, end < len(all)
+	if len(p.Result) > 0 {
+		p.Pagination.StartCursor, p.Pagination.EndCursor = p.Result[0].key, p.Result[len(p.Result)-1].key
+	}
+	return p, true
+}

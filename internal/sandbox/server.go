@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: MPL-2.0
+
+// Package sandbox is a wallet for people without one: wallet addresses, an Open Payments authorization server and a
+// resource server in one process, in memory, on loopback. It is made for trying and testing, holds no money and keeps
+// nothing.
+//
+// It behaves like the servers that clients meet: signatures are verified, keys are fetched over HTTP from the client's
+// wallet address, and tokens die when they are rotated, revoked, cancelled or expired. Where the Open Payments OpenAPI
+// documents (version 1.3.0) and the behaviour of Rafiki, the server behind the Interledger test wallet, differ, it does
+// what Rafiki does.
+package sandbox
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+const (
+	defaultTokenLifetime = 10 * time.Minute
+	defaultWait          = 5 * time.Second
+
+	// idleTimeout is what Node.js, and so Rafiki, closes idle connections after (http.Server.keepAliveTimeout).
+	idleTimeout = 5 * time.Second
+)
+
+// Options say how a sandbox is to be. The zero value is a sandbox on a free port of 127.0.0.1.
+type Options struct {
+	// Addr is the host and port to listen on, "127.0.0.1:0" if empty. A host that is not loopback is refused.
+	Addr string
+	// Now is the clock that tokens and waits live by, time.Now if nil.
+	Now func() time.Time
+	// TokenLifetime is what an access token lives, in whole seconds; 10 minutes if zero.
+	TokenLifetime time.Duration
+	// Wait is what a client must let pass between two calls to a continue URI, in whole seconds; 5 seconds if zero.
+	Wait time.Duration
+	// Wrap, if set, wraps the whole handler: a test can record requests, change answers or hang. Count counts before it.
+	Wrap func(http.Handler) http.Handler
+	// Logger gets one line per request, with its operation and the answer's status. It never gets a token, an id or
+	// a URL of a grant. Null if nil.
+	Logger hclog.Logger
+}
+
+// Server is a running sandbox. Its methods may be called from several goroutines.
+type Server struct {
+	origin        string
+	now           func() time.Time
+	tokenLifetime time.Duration
+	wait          time.Duration
+	log           hclog.Logger
+
+	counts   counts
+	faults   faults
+	keys     keySet
+	store    store
+	payments payments
+
+	http    *http.Server
+	fetcher *http.Client
+	// running ends when the server closes. Work for a request hangs on it and not on the request: a real server does
+	// what it was asked for although the client has hung up.
+	running context.Context
+	stop    context.CancelFunc
+	served  chan struct{}
+	closing sync.Once
+}
+
+// Start listens and serves until Close.
+func Start(o Options) (*Server, error) {
+	if err := o.complete(); err != nil {
+		return nil, err
+	}
+	listener, err := net.Listen("tcp", o.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("listening: %w", err)
+	}
+	s := &Server{
+		origin:        "http://" + listener.Addr().String(),
+		now:           o.Now,
+		tokenLifetime: o.TokenLifetime,
+		wait:          o.Wait,
+		log:           o.Logger,
+		fetcher:       newFetcher(),
+		served:        make(chan struct{}),
+	}
+	s.running, s.stop = context.WithCancel(context.Background())
+	s.store = newStore()
+	handler := s.misbehaving(s.routes())
+	if o.Wrap != nil {
+		handler = o.Wrap(handler)
+	}
+	s.http = &http.Server{
+		Handler:           s.counting(handler),
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       idleTimeout,
+		ErrorLog:          o.Logger.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
+	}
+	go func() {
+		defer close(s.served)
+		if err := s.http.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			s.log.Error("serving ended", "error", err)
+		}
+	}()
+	return s, nil
+}
+
+// complete fills in the defaults and refuses what cannot be.
+func (o *Options) complete() error {
+	if o.Addr == "" {
+		o.Addr = "127.0.0.1:0"
+	}
+	host, _, err := net.SplitHostPort(o.Addr)
+	if err != nil {
+		return fmt.Errorf("the address to listen on must be HOST:PORT: %w", err)
+	}
+	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return fmt.Errorf("the sandbox listens on loopback only, such as 127.0.0.1, not on %q", host)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.TokenLifetime == 0 {
+		o.TokenLifetime = defaultTokenLifetime
+	}
+	if o.Wait == 0 {
+		o.Wait = defaultWait
+	}
+	// Both are told to clients as whole numbers of seconds ("expires_in" and "wait" of the OpenAPI document).
+	if o.TokenLifetime < time.Second || o.TokenLifetime%time.Second != 0 {
+		return fmt.Errorf("a token's lifetime must be a whole number of seconds, not %s", o.TokenLifetime)
+	}
+	if o.Wait < time.Second || o.Wait%time.Second != 0 {
+		return fmt.Errorf("the wait must be a whole number of seconds, not %s", o.Wait)
+	}
+	if o.Logger == nil {
+		o.Logger = hclog.NewNullLogger()
+	}
+	return nil
+}
+
+// URL is the origin of everything that the sandbox serves: scheme, host and port, no path.
+func (s *Server) URL() string { return s.origin }
+
+// WalletAddress is the URL of the wallet address with that name: "alice" (the owner), "shop" (the merchant) or
+// "client" (the client).
+func (s *Server) WalletAddress(name string) string { return s.origin + "/" + name }
+
+// AuthServer is the URL of the grant endpoint, as wallet addresses name it.
+func (s *Server) AuthServer() string { return s.origin + authPath }
+
+// ResourceServer is the base URL of the resource server, as wallet addresses name it.
+func (s *Server) ResourceServer() string { return s.origin + resourcePath }
+
+// PublishKey adds a public key to the client's key set, or replaces the one with that key id.
+func (s *Server) PublishKey(kid string, key ed25519.PublicKey) { s.keys.publish(newJWK(kid, key)) }
+
+// UnpublishKeys empties the client's key set.
+func (s *Server) UnpublishKeys() { s.keys.replace(nil) }
+
+// Live reports whether the resource server accepts this access token value now.
+func (s *Server) Live(token string) bool {
+	_, ok := s.store.introspect(token, s.now())
+	return ok
+}
+
+// LiveTokens is how many access tokens are accepted now.
+func (s *Server) LiveTokens() int { return s.store.liveTokens(s.now()) }
+
+// Close ends the server with all its connections and delays. It may be called more than once. It does not wait for
+// requests that hang in Options.Wrap.
+func (s *Server) Close() {
+	s.closing.Do(func() {
+		s.stop()
+		_ = s.http.Close()
+		s.fetcher.CloseIdleConnections()
+	})
+	<-s.served
+}

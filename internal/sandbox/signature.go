@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package sandbox
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"crypto/sha512"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/dunglas/httpsfv"
+)
+
+// maxBody is how much of a request's body is read.
+const maxBody = 1 << 20
+
+// content is a request's body as the servers see it: parsed.
+type content struct {
+	present bool
+	json    string // in normal form; {} if there was none
+}
+
+// readContent reads the body. What it refuses, a real server's body parser refuses before anything else looks at the
+// request.
+func readContent(r *http.Request) (content, error) {
+	raw, err := io.ReadAll(r.Body)
+	if err != nil {
+		return content{}, plain(http.StatusBadRequest, "the body could not be read")
+	}
+	if len(raw) == 0 {
+		return content{json: "{}"}, nil
+	}
+	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {
+		return content{}, mismatch(http.StatusUnsupportedMediaType, "the body must be application/json")
+	}
+	normal, err := normalJSON(raw)
+	if err != nil || (normal[0] != '{' && normal[0] != '[') {
+		return content{}, plain(http.StatusBadRequest, "the body is not a JSON object or array")
+	}
+	return content{present: true, json: normal}, nil
+}
+
+// signature is a request's signature (RFC 9421), read but not yet verified.
+type signature struct {
+	keyID string // empty if the parameters name none
+	base  []byte
+	value []byte
+}
+
+var errSignatureForm = errors.New("the signature headers are not well-formed or do not cover what they must")
+
+// readSignature checks all of the signature that can be checked without the key: that there is exactly one, labelled
+// sig1; that it covers the method, the target, the authorization if there is one and the digest of the body if there is
+// one; and that the digest is right.
+func readSignature(r *http.Request, body content) (*signature, error) {
+	list, err := inputList(r.Header)
+	if err != nil {
+		return nil, err
+	}
+	covered := make([]string, 0, len(list.Items))
+	for _, item := range list.Items {
+		name, ok := item.Value.(string)
+		if !ok || name != strings.ToLower(name) || len(item.Params.Names()) > 0 || slices.Contains(covered, name) {
+			return nil, errSignatureForm
+		}
+		covered = append(covered, name)
+	}
+	if !coversEnough(covered, r, body) {
+		return nil, errSignatureForm
+	}
+	value, err := signatureValue(r.Header)
+	if err != nil {
+		return nil, err
+	}
+	base, err := signatureBase(covered, r)
+	if err != nil {
+		return nil, err
+	}
+	keyID, _ := list.Params.Get("keyid")
+	id, _ := keyID.(string)
+	return &signature{keyID: id, base: base, value: value}, nil
+}
+
+// inputList reads Signature-Input.
+func inputList(header http.Header) (httpsfv.InnerList, error) {
+	dictionary, err := httpsfv.UnmarshalDictionary(header.Values("Signature-Input"))
+	if err != nil || !slices.Equal(dictionary.Names(), []string{"sig1"}) {
+		return httpsfv.InnerList{}, errSignatureForm
+	}
+	label, _ := dictionary.Get("sig1")
+	list, ok := label.(httpsfv.InnerList)
+	if !ok {
+		return httpsfv.InnerList{}, errSignatureForm
+	}
+	// Servers of today read the header by splitting it at each semicolon, so only the canonical serialization will do:
+	// with a space after a semicolon they do not find the key id.
+	canonical, err := httpsfv.Marshal(dictionary)
+	if err != nil || canonical != header.Get("Signature-Input") {
+		return httpsfv.InnerList{}, errSignatureForm
+	}
+	if alg, given := list.Params.Get("alg"); given && alg != "ed25519" {
+		return httpsfv.InnerList{}, errSignatureForm
+	}
+	return list, nil
+}
+
+// signatureValue reads Signature.
+func signatureValue(header http.Header) ([]byte, error) {
+	dictionary, err := httpsfv.UnmarshalDictionary(header.Values("Signature"))
+	if err != nil || !slices.Equal(dictionary.Names(), []string{"sig1"}) {
+		return nil, errSignatureForm
+	}
+	label, _ := dictionary.Get("sig1")
+	item, ok := label.(httpsfv.Item)
+	if !ok {
+		return nil, errSignatureForm
+	}
+	value, ok := item.Value.([]byte)
+	if !ok {
+		return nil, errSignatureForm
+	}
+	return value, nil
+}
+
+// coversEnough is what RFC 9635 section 7.3.1 asks for. A digest where there is no body is refused: servers see an empty
+// object there, whose digest is not that of nothing.
+func coversEnough(covered []string, r *http.Request, body content) bool {
+	if !slices.Contains(covered, "@method") || !slices.Contains(covered, "@target-uri") {
+		return false
+	}
+	if r.Header.Get("Authorization") != "" && !slices.Contains(covered, "authorization") {
+		return false
+	}
+	if slices.Contains(covered, "content-digest") != body.present {
+		return false
+	}
+	if !body.present {
+		return true
+	}
+	// A chunked body has no Content-Length.
+	return r.Header.Get("Content-Length") != "" && r.Header.Get("Content-Type") != "" &&
+		isDigest(r.Header.Values("Content-Digest"), body.json)
+}
+
+// isDigest reports whether a Content-Digest (RFC 9530) is right, in all the algorithms that it names.
+func isDigest(header []string, text string) bool {
+	dictionary, err := httpsfv.UnmarshalDictionary(header)
+	if err != nil || len(dictionary.Names()) == 0 {
+		return false
+	}
+	for _, algorithm := range dictionary.Names() {
+		var sum []byte
+		switch algorithm {
+		case "sha-512":
+			s := sha512.Sum512([]byte(text))
+			sum = s[:]
+		case "sha-256":
+			s := sha256.Sum256([]byte(text))
+			sum = s[:]
+		default:
+			return false
+		}
+		digest, _ := dictionary.Get(algorithm)
+		item, ok := digest.(httpsfv.Item)
+		if !ok {
+			return false
+		}
+		if value, ok := item.Value.([]byte); !ok || !bytes.Equal(value, sum) {
+			return false
+		}
+	}
+	return true
+}
+
+// signatureBase is what was signed (RFC 9421 section 2.5).
+func signatureBase(covered []string, r *http.Request) ([]byte, error) {
+	var base bytes.Buffer
+	for _, name := range covered {
+		var value string
+		switch {
+		case name == "@method":
+			value = r.Method
+		case name == "@target-uri":
+			value = targetURI(r)
+		case len(r.Header.Values(name)) > 0:
+			value = strings.Join(r.Header.Values(name), ", ")
+		default:
+			return nil, errSignatureForm
+		}
+		base.WriteString(`"` + name + `": ` + value + "\n")
+	}
+	parameters := strings.TrimPrefix(r.Header.Get("Signature-Input"), "sig1=")
+	base.WriteString(`"@signature-params": ` + parameters)
+	return base.Bytes(), nil
+}
+
+// targetURI is the URI that a request was sent to, byte for byte: nothing is decoded, cleaned or put in lower case.
+func targetURI(r *http.Request) string {
+	if strings.HasPrefix(r.RequestURI, "http://") {
+		return r.RequestURI
+	}
+	return "http://" + r.Host + r.RequestURI
+}
+
+// isBy reports whether the owner of the key has signed.
+func (s *signature) isBy(key ed25519.PublicKey) bool {
+	return ed25519.Verify(key, s.base, s.value)
+}
