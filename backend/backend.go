@@ -133,6 +133,16 @@ func (b *Backend) wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// within is ctx, cancelled after d on the engine's clock.
+func (b *Backend) within(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	timer := b.clock.AfterFunc(d, func() { cancel(context.DeadlineExceeded) })
+	return ctx, func() {
+		timer.Stop()
+		cancel(nil)
+	}
+}
+
 // errClosing answers what arrives after Vault has begun to take the engine down.
 var errClosing = logical.CodedError(http.StatusServiceUnavailable, "the engine is shutting down; try again")
 

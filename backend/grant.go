@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
-	"github.com/jonboulle/clockwork"
 	"golang.org/x/sync/semaphore"
 )
 
@@ -227,9 +226,9 @@ func (b *Backend) hold(ctx context.Context, s logical.Storage, name string) (*ho
 	if !b.WriteSafeReplicationState() {
 		return nil, logical.ErrReadOnly
 	}
-	h := &hold{held: b.holds.enter(name), b: b, storage: s, name: name}
-	waiting, stop := clockwork.WithTimeout(ctx, b.clock, lockPatience)
+	waiting, stop := b.within(ctx, lockPatience)
 	defer stop()
+	h := &hold{held: b.holds.enter(name), b: b, storage: s, name: name}
 	if err := h.turn.Acquire(waiting, 1); err != nil {
 		b.holds.leave(name, h.held)
 		if ctx.Err() != nil {

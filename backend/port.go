@@ -19,7 +19,6 @@ import (
 	"github.com/gowebpki/jcs"
 	openpayments "github.com/interledger/open-payments-go"
 	as "github.com/interledger/open-payments-go/generated/authserver"
-	"github.com/jonboulle/clockwork"
 )
 
 const (
@@ -246,7 +245,7 @@ type exchange struct {
 
 func (p *port) exchange(ctx context.Context, target string, limit time.Duration) *exchange {
 	x := &exchange{p: p, origin: originOf(target)}
-	x.ctx, x.end = clockwork.WithTimeout(ctx, p.b.clock, limit)
+	x.ctx, x.end = p.b.within(ctx, limit)
 	return x
 }
 

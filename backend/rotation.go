@@ -13,7 +13,6 @@ import (
 
 	"github.com/hashicorp/vault/sdk/helper/backoff"
 	"github.com/hashicorp/vault/sdk/logical"
-	"github.com/jonboulle/clockwork"
 )
 
 const (
@@ -346,7 +345,7 @@ func (a *attempt) keep(ctx context.Context, token done) (*grant, error) {
 // save stores an unsaved answer, over the entry that bears its intent and no
 // other: a node that has lost leadership may get its storage back.
 func (h *hold) save(ctx context.Context) error {
-	ctx, stop := clockwork.WithTimeout(ctx, h.b.clock, saveAttempt)
+	ctx, stop := h.b.within(ctx, saveAttempt)
 	defer stop()
 	stored, err := loadGrant(ctx, h.storage, h.name)
 	if err != nil {

@@ -50,13 +50,13 @@ func (s *Server) refuse(w http.ResponseWriter, err error) {
 	if r.challenge {
 		w.Header().Set("WWW-Authenticate", "GNAP as_uri="+s.AuthServer())
 	}
-	type content struct {
+	type details struct {
 		Code        string `json:"code,omitempty"`
 		Description string `json:"description"`
 	}
 	answer(w, r.status, struct {
-		Error content `json:"error"`
-	}{content{r.code, r.description}})
+		Error details `json:"error"`
+	}{details{r.code, r.description}})
 }
 
 // answer writes compact JSON, as JSON.stringify does: no HTML escapes, no newline at the end.

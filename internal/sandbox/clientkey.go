@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// fetchTimeout is how long a client's wallet address may take. A real server waits about as long.
+// fetchTimeout is how long a client's wallet address may take to answer.
 const fetchTimeout = 2 * time.Second
 
 var errNoKey = errors.New("the client's key is not to be had")
@@ -72,12 +72,11 @@ func (k jwk) public() (ed25519.PublicKey, error) {
 func newFetcher() *http.Client {
 	return &http.Client{
 		Transport:     &http.Transport{DisableKeepAlives: true},
-		Timeout:       fetchTimeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }
 
-// fetch gets a JSON document.
+// fetch gets a JSON document, within fetchTimeout for all of it.
 func (s *Server) fetch(url string, into any) error {
 	ctx, cancel := context.WithTimeout(s.running, fetchTimeout)
 	defer cancel()

@@ -23,6 +23,7 @@ func TestGrantWithoutInteraction(t *testing.T) {
 		"both":     w.right(`"read"`) + `,{"type":"quote","actions":["create"]}`,
 	} {
 		t.Run(name, func(t *testing.T) {
+			w := w.in(t)
 			r := w.requestGrant(w.grantBody(access, ""))
 			g := w.decode(r)
 			if g.AccessToken.Value == "" || g.AccessToken.ExpiresIn != 600 || g.Continue.AccessToken.Value == "" {
@@ -88,6 +89,7 @@ func TestClientForms(t *testing.T) {
 		"nothing in an array": {`[]`, 400, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
+			w := w.in(t)
 			body := fmt.Sprintf(`{"access_token":{"access":[%s]},"client":%s}`, w.right(`"create"`), row.client)
 			w.want(w.requestGrant(body), row.status, row.body)
 		})
@@ -124,7 +126,7 @@ func TestGrantRefused(t *testing.T) {
 			errorBody("invalid_request", "only one access amount allowed")},
 		"both amounts without interact": {w.grantBody(w.outgoing(`,"limits":{"debitAmount":`+usd+`,"receiveAmount":`+usd+`}`), ""),
 			errorBody("invalid_request", "missing required request field 'interact'")},
-		"subject": {fmt.Sprintf(`{"client":%q,"subject":{"sub_ids":[]}%s}`, w.WalletAddress("client"), start), anything},
+		"subject":   {fmt.Sprintf(`{"client":%q,"subject":{"sub_ids":[]}%s}`, w.WalletAddress("client"), start), anything},
 		"no rights": {w.grantBody("", ""), anything},
 
 		"an array":          {`[]`, noCode},
@@ -158,6 +160,7 @@ func TestGrantRefused(t *testing.T) {
 			`,"interact":{"start":["redirect"],"finish":{"method":"push","uri":"https://a.example","nonce":"n"}}`), noCode},
 	} {
 		t.Run(name, func(t *testing.T) {
+			w := w.in(t)
 			r := w.requestGrant(row.body)
 			switch row.want {
 			case noCode:
@@ -195,9 +198,13 @@ func TestBodies(t *testing.T) {
 		"unsigned":       {ask{body: good, unsigned: true}, 401, invalidHeaders},
 		"digest missing": {ask{body: good, covered: []string{"@method", "@target-uri"}}, 401, invalidHeaders},
 		"chunked":        {ask{body: good, chunked: true}, 401, invalidHeaders},
-		"not JSON":       {ask{body: good, setHeader: map[string]string{"Content-Type": "text/plain"}}, 415, ""},
+		"chunked, not covered": {ask{body: good, chunked: true, covered: []string{"@method", "@target-uri", "content-digest"}},
+			401, invalidHeaders},
+		"only the digest": {ask{body: good, covered: []string{"@method", "@target-uri", "content-digest"}}, 200, ""},
+		"not JSON":        {ask{body: good, setHeader: map[string]string{"Content-Type": "text/plain"}}, 415, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
+			w := w.in(t)
 			row.ask.method, row.ask.url = "POST", w.AuthServer()
 			w.want(w.ask(row.ask), row.status, row.body)
 		})
@@ -263,6 +270,7 @@ func TestInteractiveGrant(t *testing.T) {
 		"with finish":  {`{"start":["redirect"],` + finish + `}`, "request_denied"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			w := w.in(t)
 			r := w.requestGrant(w.grantBody(w.outgoing(`,"limits":{"interval":"R/2026-01-01T00:00:00Z/P1M"}`), `,"interact":`+row.interact))
 			g := w.decode(r)
 			if strings.Contains(r.body, `"manage"`) || g.Interact.Finish == "" || g.Continue.Wait == nil || *g.Continue.Wait != 5 {

@@ -65,8 +65,18 @@ func newWorldWith(t *testing.T, o sandbox.Options) *world {
 	}
 	s.PublishKey(keyID, public)
 	w := &world{Server: s, t: t, clock: c, key: private}
-	w.http = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	w.http = &http.Client{
+		Transport:     &http.Transport{DisableKeepAlives: true},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 	return w
+}
+
+// in is the same world in a subtest.
+func (w *world) in(t *testing.T) *world {
+	here := *w
+	here.t = t
+	return &here
 }
 
 // ask is a request, and how it is signed if not as it should be.

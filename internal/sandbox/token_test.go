@@ -78,6 +78,7 @@ func TestDeadManageURL(t *testing.T) {
 		"stale": stale, "revoked": revoked, "cancelled": cancelled, "unknown": unknown,
 	} {
 		t.Run(name, func(t *testing.T) {
+			w := w.in(t)
 			w.want(w.ask(w.rotate(g)), http.StatusUnauthorized, invalidAccessToken)
 			w.want(w.ask(w.revoke(g)), http.StatusUnauthorized, invalidAccessToken)
 		})

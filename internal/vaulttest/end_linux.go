@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package vaulttest
+
+import (
+	"os/exec"
+	"runtime"
+	"syscall"
+)
+
+// endWithTest has the kernel kill the process when the thread that starts it
+// ends: at the latest with the test process, however that ends.
+func endWithTest(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }
+
+func lockThread() { runtime.LockOSThread() }

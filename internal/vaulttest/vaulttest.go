@@ -1,0 +1,380 @@
+// SPDX-License-Identifier: MPL-2.0
+
+// Package vaulttest starts real Vault servers for tests, with the plugin in
+// their plugin directory. The server is what scripts/vault finds or builds:
+// Vault or OpenBao.
+package vaulttest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-uuid"
+	"github.com/hashicorp/vault/api"
+)
+
+// Plugin is the name under which every server knows the plugin.
+const Plugin = "vault-plugin-secrets-open-payments"
+
+// Options change how a server is started. The zero value is fine.
+type Options struct {
+	LogLevel string // trace, debug, info, warn or error; debug if empty
+}
+
+// Server is a Vault server in dev mode: unsealed, in memory, on loopback.
+type Server struct {
+	Address   string // http://127.0.0.1:PORT
+	RootToken string
+
+	t       testing.TB
+	binary  string
+	dir     string
+	process *process
+}
+
+// process is one run of the server's binary.
+type process struct {
+	pid   int
+	ended chan struct{} // closed when it has ended and been waited for
+}
+
+// Start starts a server that is ready for requests, and ends it with the test.
+// When the test fails, the end of the server's log is shown.
+func Start(t testing.TB, options Options) *Server {
+	t.Helper()
+	binary, plugin := artifacts(t)
+	token, err := uuid.GenerateUUID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Server{RootToken: token, t: t, binary: binary, dir: t.TempDir()}
+	if err := os.Mkdir(s.pluginDir(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(s.pluginDir(), Plugin), plugin, 0o700); err != nil { //nolint:gosec // a program
+		t.Fatal(err)
+	}
+	if options.LogLevel == "" {
+		options.LogLevel = "debug"
+	}
+	t.Cleanup(func() {
+		s.Stop()
+		if t.Failed() {
+			t.Logf("the end of the log of %s:\n%s", s.Address, tail(s.Log(), 60))
+		}
+	})
+
+	// Nobody can reserve a port for another process. Now and then somebody else
+	// takes it first: then another one.
+	for range 5 {
+		err = s.run(options)
+		if err == nil || !strings.Contains(s.Log(), "address already in use") {
+			break
+		}
+	}
+	if err != nil {
+		t.Fatalf("start %s: %v", binary, err)
+	}
+	return s
+}
+
+func (s *Server) run(options Options) error {
+	address, err := freeAddress()
+	if err != nil {
+		return err
+	}
+	s.Address = "http://" + address
+	log, err := os.Create(s.logFile())
+	if err != nil {
+		return err
+	}
+	defer func() { _ = log.Close() }() // The server has its own descriptor of it.
+
+	cmd := exec.Command(s.binary, "server", "-dev", "-dev-no-store-token", //nolint:gosec,noctx // ended by Stop
+		"-dev-root-token-id="+s.RootToken, "-dev-listen-address="+address,
+		"-dev-plugin-dir="+s.pluginDir(), "-log-level="+options.LogLevel)
+	cmd.Env = s.environment("")
+	cmd.Dir = s.dir
+	cmd.Stdout, cmd.Stderr = log, log
+	if s.process, err = start(cmd); err != nil {
+		return err
+	}
+	return s.waitReady()
+}
+
+// waitReady asks as the root token, which only this server knows: an answer
+// from another program on the port is not taken for ours.
+func (s *Server) waitReady() error {
+	client, err := s.newClient(s.RootToken)
+	if err != nil {
+		return err
+	}
+	client.SetMaxRetries(0)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	for {
+		_, err := client.Auth().Token().LookupSelfWithContext(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-s.process.ended:
+			return errors.New("the server ended before it was ready")
+		case <-ctx.Done():
+			return fmt.Errorf("the server is not ready after a minute: %w", err)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// Client returns an API client with the given token. It asks once, where Vault's
+// client by default asks three times if the answer is a 5xx.
+func (s *Server) Client(token string) *api.Client {
+	s.t.Helper()
+	client, err := s.newClient(token)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	client.SetMaxRetries(0)
+	return client
+}
+
+func (s *Server) newClient(token string) (*api.Client, error) {
+	config := api.DefaultConfig() // Reads the environment of the test, which may point anywhere.
+	if config.Error != nil {
+		return nil, config.Error
+	}
+	config.Address, config.AgentAddress = s.Address, ""
+	client, err := api.NewClient(config)
+	if err != nil {
+		return nil, err
+	}
+	client.ClearNamespace()
+	client.SetToken(token)
+	return client, nil
+}
+
+// CLI runs the command-line client of the server with the given token, in an
+// environment with nothing else in it and in the working directory of the test.
+func (s *Server) CLI(token string, args ...string) (stdout, stderr string, code int) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	var out, errs bytes.Buffer
+	cmd := exec.CommandContext(ctx, s.binary, args...) //nolint:gosec // the test's own arguments
+	cmd.Env = s.environment(token)
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+		s.t.Fatalf("%s %s: %v", s.binary, strings.Join(args, " "), err)
+	}
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
+// Mount enables the plugin at a path, such as "op".
+func (s *Server) Mount(path string) {
+	s.t.Helper()
+	if err := s.Client(s.RootToken).Sys().Mount(path, &api.MountInput{Type: Plugin}); err != nil {
+		s.t.Fatalf("mount the plugin at %s/: %v", path, err)
+	}
+}
+
+// EnableAudit makes the server write every request and answer to a file, values
+// hashed as ever, and returns the file's name.
+func (s *Server) EnableAudit() string {
+	s.t.Helper()
+	file := filepath.Join(s.dir, "audit.log")
+	err := s.Client(s.RootToken).Sys().EnableAuditWithOptions("file", &api.EnableAuditOptions{
+		Type:    "file",
+		Options: map[string]string{"file_path": file},
+	})
+	if err != nil {
+		s.t.Fatalf("enable the audit log: %v", err)
+	}
+	return file
+}
+
+// Token makes a token that has the given policies and not the default one. There
+// must be one: without any, Vault would give it those of the root token.
+func (s *Server) Token(policy string, more ...string) string {
+	s.t.Helper()
+	secret, err := s.Client(s.RootToken).Auth().Token().Create(&api.TokenCreateRequest{
+		Policies:        append([]string{policy}, more...),
+		NoDefaultPolicy: true,
+	})
+	if err != nil {
+		s.t.Fatalf("make a token: %v", err)
+	}
+	return secret.Auth.ClientToken
+}
+
+// Log is all that the server and its plugins have logged so far.
+func (s *Server) Log() string {
+	log, err := os.ReadFile(s.logFile())
+	if err != nil {
+		s.t.Errorf("read the server's log: %v", err)
+	}
+	return string(log)
+}
+
+// PID is the server's process id.
+func (s *Server) PID() int { return s.process.pid }
+
+// Stop ends the server as an operator does, and by force after some seconds. To
+// stop it twice is fine.
+func (s *Server) Stop() { s.end(syscall.SIGTERM) }
+
+// Kill ends the server as a crash does.
+func (s *Server) Kill() { s.end(syscall.SIGKILL) }
+
+func (s *Server) end(signal syscall.Signal) {
+	if s.process == nil {
+		return
+	}
+	for _, signal := range []syscall.Signal{signal, syscall.SIGKILL} {
+		select {
+		case <-s.process.ended: // Its process id may be somebody else's by now.
+			return
+		default:
+			_ = syscall.Kill(s.process.pid, signal) // It may end in this very moment.
+		}
+		select {
+		case <-s.process.ended:
+			return
+		case <-time.After(15 * time.Second):
+		}
+	}
+	s.t.Errorf("process %d outlives SIGKILL", s.process.pid)
+}
+
+func (s *Server) pluginDir() string { return filepath.Join(s.dir, "plugins") }
+func (s *Server) logFile() string   { return filepath.Join(s.dir, "server.log") }
+
+// environment has OpenBao's names as well as Vault's.
+func (s *Server) environment(token string) []string {
+	env := []string{
+		"HOME=" + s.dir,
+		"PATH=" + os.Getenv("PATH"),
+		"VAULT_ADDR=" + s.Address, "BAO_ADDR=" + s.Address,
+	}
+	if token != "" {
+		env = append(env, "VAULT_TOKEN="+token, "BAO_TOKEN="+token)
+	}
+	return env
+}
+
+// start starts cmd from a thread that lives as long as the process: the kernel
+// ends the process with that thread (see endWithTest), so that a server does not
+// outlive a test that panics or times out.
+func start(cmd *exec.Cmd) (*process, error) {
+	endWithTest(cmd)
+	p := &process{ended: make(chan struct{})}
+	started := make(chan error)
+	go func() {
+		lockThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // How a server ends is of no interest.
+			close(p.ended)
+		}
+	}()
+	if err := <-started; err != nil {
+		return nil, err
+	}
+	p.pid = cmd.Process.Pid
+	return p, nil
+}
+
+// artifacts are the server's binary, by name, and the plugin's, as bytes: so no
+// file of it has to outlive a test.
+func artifacts(t testing.TB) (server string, plugin []byte) {
+	t.Helper()
+	built.Do(func() {
+		built.err = func() error {
+			root, err := moduleRoot()
+			if err != nil {
+				return err
+			}
+			found, err := output(root, filepath.Join(root, "scripts", "vault"))
+			if err != nil {
+				return fmt.Errorf("find a Vault server: %w", err)
+			}
+			built.server = strings.TrimSpace(found)
+			file := filepath.Join(t.TempDir(), Plugin)
+			if _, err := output(root, "go", "build", "-o", file, "./cmd/"+Plugin); err != nil {
+				return fmt.Errorf("build the plugin: %w", err)
+			}
+			built.plugin, err = os.ReadFile(file)
+			return err
+		}()
+	})
+	if built.err != nil {
+		t.Fatal(built.err)
+	}
+	return built.server, built.plugin
+}
+
+var built struct {
+	sync.Once
+	server string
+	plugin []byte
+	err    error
+}
+
+func output(dir, name string, args ...string) (string, error) {
+	cmd := exec.Command(name, args...) //nolint:gosec,noctx // our own programs; go test has a time limit
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("%w\n%s", err, errs.String())
+	}
+	return string(out), nil
+}
+
+// moduleRoot goes up from the working directory, which go test sets to that of
+// the package under test.
+func moduleRoot() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "scripts", "vault")); err == nil {
+			return dir, nil
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			return "", errors.New("the test does not run in the repository: no scripts/vault above it")
+		}
+		dir = parent
+	}
+}
+
+// freeAddress finds a port that nobody listens on right now.
+func freeAddress() (string, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return listener.Addr().String(), listener.Close()
+}
+
+func tail(text string, lines int) string {
+	all := strings.Split(strings.TrimRight(text, "\n"), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package vaulttest
+
+import (
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+func TestServer(t *testing.T) {
+	t.Setenv("VAULT_ADDR", "http://127.0.0.1:1")
+	t.Setenv("VAULT_NAMESPACE", "elsewhere")
+	t.Setenv("VAULT_FORMAT", "json")
+	s := Start(t, Options{})
+	s.Mount("op")
+	audit := s.EnableAudit()
+
+	stdout, stderr, code := s.CLI(s.RootToken, "secrets", "list")
+	if code != 0 || !strings.Contains(stdout, "op/ ") {
+		t.Errorf("secrets list: %d\n%s%s", code, stdout, stderr)
+	}
+	if log, err := os.ReadFile(audit); err != nil || !strings.Contains(string(log), "sys/mounts") {
+		t.Errorf("the audit log lacks a request: %v", err)
+	}
+	if stdout, stderr, code := s.CLI(s.Token("nothing"), "secrets", "list"); code != 2 || !strings.Contains(stderr, "permission denied") {
+		t.Errorf("secrets list with a token that may nothing: %d\n%s%s", code, stdout, stderr)
+	}
+	if !strings.Contains(s.Log(), "successful mount") {
+		t.Error("the log does not tell of the mount")
+	}
+
+	pid := s.PID()
+	s.Stop()
+	s.Stop()
+	if err := syscall.Kill(pid, 0); err == nil {
+		t.Error("the server is still there after Stop")
+	}
+}
