@@ -551,11 +551,12 @@ func TestStorageFailsAtEachWrite(t *testing.T) {
 		r.storage.failPuts(2, errDisk)
 		r.fails(500, logical.ReadOperation, "token/income", nil, "kept in memory")
 		r.storage.heal()
+		if err := r.clock.BlockUntilContext(r.ctx, 1); err != nil {
+			t.Fatal(err)
+		}
+		r.clock.Advance(saveInterval)
 		for r.stored("income").Intent != nil {
-			if err := r.clock.BlockUntilContext(r.ctx, 1); err != nil {
-				t.Fatal(err)
-			}
-			r.clock.Advance(saveInterval)
+			runtime.Gosched()
 		}
 		if g := r.stored("income"); !r.sandbox.Live(g.Token) {
 			t.Error("what was saved is not the live token")
