@@ -1,0 +1,27 @@
+# What there is to do here; "make help" tells.
+.DEFAULT_GOAL := help
+.PHONY: help build sandbox quickstart test lint bench vault
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+build: ## build the plugin and the sandbox into bin/
+	@scripts/build
+
+sandbox: build ## start the sandbox: a wallet on loopback, for trying
+	@bin/open-payments-sandbox -addr 127.0.0.1:0
+
+quickstart: ## a tour on a real Vault server and the sandbox; QUICKSTART_EXIT=1 does not stay up
+	@scripts/quickstart
+
+test: ## every check and test; installs and builds what it needs
+	@scripts/test
+
+lint: ## golangci-lint, as pinned in tools/lint
+	@scripts/lint
+
+bench: ## benchmarks: a rotation, and the same call by the SDK alone
+	@go test -run '^$$' -bench . -benchmem ./...
+
+vault: ## print the path of a Vault server; builds it once if there is none
+	@scripts/vault

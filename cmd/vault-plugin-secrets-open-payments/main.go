@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: MPL-2.0
+
+// The Open Payments secrets engine, as an external plugin that Vault starts.
+package main
+
+import (
+	"os"
+
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/plugin"
+)
+
+func main() {
+	os.Exit(plugin.Main(os.Args[1:], os.Stdout, os.Stderr))
+}

@@ -1,0 +1,66 @@
+# For an application that uses the grant shop-income of the mount op/ and nothing
+# else. Put your mount and grant in place of these.
+#
+#   vault policy write shop-app application.hcl
+#   vault token create -policy=shop-app -no-default-policy
+#
+# Give the token WITHOUT the default policy (auth methods: token_no_default_policy=true).
+# A lease id is a bearer credential: the answer to a renewal holds the live token,
+# and the default policy lets any token renew any lease whose id it knows. Lease
+# ids stand in clear in logs. Policies add up, so the default policy would undo the
+# restrictions below.
+
+# Get a token: rotates, and answers a lease. Not plain op/token: its leases do not
+# tell by their id whose they are.
+path "op/token/shop-income" {
+  capabilities = ["read"]
+}
+
+# Renew its leases. The Go, CLI and Agent clients send the id in the body …
+path "sys/leases/renew" {
+  capabilities        = ["update"]
+  required_parameters = ["lease_id"]
+  allowed_parameters = {
+    "lease_id"  = ["op/token/shop-income/*"]
+    "increment" = []
+  }
+}
+
+# … others as a part of the URL. Where both are given Vault takes the one in the
+# body, so a lease_id in the body must not be allowed here: without
+# allowed_parameters this path would renew any lease.
+path "sys/leases/renew/op/token/shop-income/*" {
+  capabilities = ["update"]
+  allowed_parameters = {
+    "increment" = []
+  }
+}
+
+# Revoke its leases: the same, with the forms changed about (the Go and CLI
+# clients put the id into the URL).
+path "sys/leases/revoke" {
+  capabilities        = ["update"]
+  required_parameters = ["lease_id"]
+  allowed_parameters = {
+    "lease_id" = ["op/token/shop-income/*"]
+    "sync"     = []
+  }
+}
+path "sys/leases/revoke/op/token/shop-income/*" {
+  capabilities = ["update"]
+  allowed_parameters = {
+    "sync" = []
+  }
+}
+
+# Keep its own Vault token alive, which the default policy would have allowed. The
+# leases end with it.
+path "auth/token/lookup-self" {
+  capabilities = ["read"]
+}
+path "auth/token/renew-self" {
+  capabilities = ["update"]
+}
+path "auth/token/revoke-self" {
+  capabilities = ["update"]
+}

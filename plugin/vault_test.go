@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package plugin_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/vaulttest"
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/plugin"
+)
+
+func TestRunningVersion(t *testing.T) {
+	server := vaulttest.Start(t, vaulttest.Options{})
+	server.Mount("op")
+	mounts, err := server.Client(server.RootToken).Sys().ListMounts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := mounts["op/"].RunningVersion; got != plugin.Version {
+		t.Errorf("the running version is %q, not %q", got, plugin.Version)
+	}
+}
+
+func TestLogsAtVaultsLevel(t *testing.T) {
+	const line = "serving the Open Payments secrets engine" // written at debug level
+	for level, want := range map[string]bool{"debug": true, "info": false} {
+		t.Run(level, func(t *testing.T) {
+			server := vaulttest.Start(t, vaulttest.Options{LogLevel: level})
+			server.Mount("op")
+			if got := strings.Contains(server.Log(), line); got != want {
+				t.Errorf("the log has the plugin's debug line: %t", got)
+			}
+		})
+	}
+}
+
+func TestProcesses(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("looks at /proc")
+	}
+	server := vaulttest.Start(t, vaulttest.Options{})
+	server.Mount("op")
+	server.Mount("op2")
+	processes := children(t, server.PID())
+	if len(processes) != 2 {
+		t.Fatalf("two mounts run in processes %v", processes)
+	}
+
+	server.Kill()
+	for _, pid := range processes {
+		deadline := time.Now().Add(10 * time.Second)
+		for alive(pid) {
+			if time.Now().After(deadline) {
+				t.Errorf("process %d was still there 10 s after Vault was killed", pid)
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+				break
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+}
+
+// children are the processes that pid has started and that still run.
+func children(t *testing.T, pid int) []int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []int
+	for _, entry := range entries {
+		child, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		if fields := stat(child); fields != nil && fields[1] == strconv.Itoa(pid) {
+			found = append(found, child)
+		}
+	}
+	return found
+}
+
+func alive(pid int) bool {
+	fields := stat(pid)
+	return fields != nil && fields[0] != "Z" // Nobody may be there to reap it.
+}
+
+// stat is /proc/PID/stat from the state on: state, parent, …; nil if there is
+// no such process. Before that comes the name, which may hold blanks.
+func stat(pid int) []string {
+	text, err := os.ReadFile(filepath.Join("/proc", fmt.Sprint(pid), "stat"))
+	if err != nil {
+		return nil
+	}
+	return strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
+}
