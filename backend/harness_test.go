@@ -113,7 +113,7 @@ func (r *rig) ask(name string) *logical.Response {
 	return r.ok(logical.UpdateOperation, "grants/"+name, map[string]any{"wallet_address": r.sandbox.WalletAddress("shop"), "access": incomingAccess})
 }
 
-// importFrom writes what another grant holds as an import under name, and
+// imported writes what another grant holds as an import under name, and
 // forgets the other: to the engine an imported grant is an interactive one.
 func (r *rig) imported(name string, more map[string]any) {
 	r.Helper()
@@ -253,12 +253,6 @@ func (r *rig) stored(name string) *grant {
 	if g == nil {
 		r.Fatalf("no grant %q is stored", name)
 	}
-	return g
-}
-
-// storedOrNone answers nil where nothing is stored.
-func (r *rig) storedOrNone(name string) *grant {
-	g, _ := loadGrant(r.ctx, r.storage.InmemStorage, name)
 	return g
 }
 

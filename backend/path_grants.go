@@ -239,26 +239,23 @@ func (b *Backend) readGrant(ctx context.Context, req *logical.Request, d *framew
 }
 
 var (
-	importFields  = []string{"access_token", "manage_url", "expires_in", "continue_url", "continue_token", "interactive"}
-	askFields     = []string{"access", "auth_server", "wallet_address", "resource_server"}
-	settingFields = []string{"ttl", "max_ttl", "renewable", "on_revoke"}
+	importFields = []string{"access_token", "manage_url", "expires_in", "continue_url", "continue_token", "interactive"}
+	askFields    = []string{"access", "auth_server", "wallet_address", "resource_server"}
 )
 
 // writeGrant stores a grant that was obtained elsewhere, asks for a new one, or
 // changes how leases are made of a stored one.
 func (b *Backend) writeGrant(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	any := func(fields []string) bool {
-		return slices.ContainsFunc(fields, func(f string) bool { return given(d, f) })
-	}
+	has := func(field string) bool { return given(d, field) }
 	var g *grant
 	var err error
 	resp := &logical.Response{}
 	switch name := d.Get("name").(string); {
 	case given(d, "access_token"):
 		g, err = b.importGrant(ctx, req, d, name, resp)
-	case any(importFields):
+	case slices.ContainsFunc(importFields, has):
 		err = refuse("access_token: is needed together with manage_url to import a grant; expires_in, continue_url, continue_token and interactive go with it")
-	case any(askFields):
+	case slices.ContainsFunc(askFields, has):
 		g, err = b.askGrant(ctx, req, d, name)
 	default:
 		g, err = b.changeSettings(ctx, req, d, name)

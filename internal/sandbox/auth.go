@@ -4,6 +4,7 @@ package sandbox
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/url"
 	"strings"
@@ -209,11 +210,11 @@ func (s *Server) continueGrant(w http.ResponseWriter, r *http.Request) error {
 	}
 	t, err := s.store.poll(g, s.now(), s.wait, s.tokenLifetime)
 	switch {
-	case err == errGrantGone:
+	case errors.Is(err, errGrantGone):
 		return invalidGrant()
-	case err == errTooFast:
+	case errors.Is(err, errTooFast):
 		return refused(http.StatusBadRequest, codeTooFast, "the grant was polled before its wait was over")
-	case err == errHasFinish:
+	case errors.Is(err, errHasFinish):
 		return refused(http.StatusUnauthorized, codeRequestDenied, "grant cannot be polled")
 	case err != nil:
 		return refused(http.StatusUnauthorized, codeRequestDenied, "grant cannot be continued")
