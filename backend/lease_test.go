@@ -227,11 +227,7 @@ func TestRevocations(t *testing.T) {
 			r.put("income", g)
 		}, false, false, true},
 		"refused: dead already": {func(r *rig) {
-			other := r.stored("income")
-			c, _ := loadConfig(r.ctx, r.storage)
-			if err := r.b.port(c).cancel(r.ctx, other.Continue); err != nil {
-				r.Fatal(err)
-			}
+			r.cancelAtServer("income")
 		}, true, false, false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -277,11 +273,7 @@ func TestRevocationThatFindsTheGrantLost(t *testing.T) {
 	r := configured(t)
 	r.imported("payer", nil)
 	lease := r.read("payer")
-	g := r.stored("payer")
-	c, _ := loadConfig(r.ctx, r.storage)
-	if err := r.b.port(c).cancel(r.ctx, g.Continue); err != nil {
-		t.Fatal(err)
-	}
+	r.cancelAtServer("payer")
 	if _, err := r.revoke(lease); err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: MPL-2.0
+
+// Each recorded exchange: is the request's signature right for the package that servers verify with, and do request and
+// answer fit the OpenAPI document? No assertion shows a value: tokens are in all of them.
+
+import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
+import { test } from 'node:test'
+import { getKeyId, validateSignature, validateSignatureHeaders } from '@interledger/http-signature-utils'
+import { answerErrors, operationOf, requestErrors, world } from './document.mjs'
+
+// What the sandbox answers as Rafiki does, though the document does not have it. Each must be met, and must still not be
+// in the document: else this list is wrong.
+const asRafikiDoes = {
+  'post-request 400': 'an error without a code fits both of the two kinds, of which it must fit one',
+  'post-request 406': 'no such status',
+  'post-continue 401 invalid_request': 'no such code',
+  'delete-continue 400 invalid_client': 'no such status: the key is not to be had',
+  'post-token 400 invalid_client': 'no such code: the key is not to be had',
+  'post-token 500 text': 'an unexpected error is text, not JSON',
+  'delete-token 400 invalid_client': 'no such status: the key is not to be had',
+  'delete-token 500 text': 'an unexpected error is text, not JSON',
+  'create-incoming-payment 400 400': 'no such status',
+  'list-incoming-payments 400 400': 'no such status',
+  'list-incoming-payments 404 404': 'no such status',
+  'list-incoming-payments 406 406': 'no such status',
+  'complete-incoming-payment 409 409': 'no such status'
+}
+
+// What must be among the exchanges, over and above: who sends what with and without a body, and what comes back.
+const required = [
+  'engine get-wallet-address 200',
+  'engine get-wallet-address-keys 200',
+  'engine post-request with body 200',
+  'engine post-request with body 400 invalid_request',
+  'engine post-token 200',
+  'engine post-token 400 invalid_client',
+  'engine post-token 401 invalid_client',
+  'engine delete-token 204',
+  'engine delete-continue 204',
+  'engine delete-continue 400 invalid_client',
+  'engine delete-continue 401 invalid_client',
+  'stand-in post-request with body 200',
+  'stand-in post-continue 200',
+  'stand-in post-continue 400 too_fast',
+  'stand-in post-continue 401 request_denied',
+  'stand-in post-continue with body 404 invalid_continuation',
+  'stand-in post-token 200',
+  'stand-in post-token 404 invalid_rotation',
+  'stand-in delete-token 204',
+  'stand-in delete-token 401 invalid_client',
+  'stand-in delete-continue 204',
+  'stand-in delete-continue 401 invalid_continuation',
+  'stand-in list-incoming-payments 200',
+  'stand-in get-incoming-payment 401 401',
+  'signer post-continue 400 invalid_client',
+  'signer post-request with body 400 invalid_client',
+  'signer post-request with body 401 invalid_client',
+  'signer create-incoming-payment with body 201',
+  'signer create-incoming-payment with body 401 401',
+  'signer list-incoming-payments 200',
+  'signer list-incoming-payments 403 403',
+  'signer get-incoming-payment 200',
+  'signer get-incoming-payment 401 401',
+  'signer get-incoming-payment 404 404',
+  'signer complete-incoming-payment 200',
+  'javascript get-wallet-address 200',
+  'javascript get-wallet-address-keys 200',
+  'javascript post-request with body 200',
+  'javascript post-token 200',
+  'javascript delete-token 204',
+  'javascript delete-continue 204',
+  'javascript create-incoming-payment with body 201',
+  'javascript list-incoming-payments 200',
+  'javascript get-incoming-payment 200',
+  'javascript complete-incoming-payment 200'
+]
+
+const exchanges = readFileSync(world.exchanges, 'utf8').trimEnd().split('\n').map((line) => JSON.parse(line))
+const met = new Set()
+const deviations = new Set()
+
+for (const [i, x] of exchanges.entries()) {
+  const operation = operationOf(x.method, x.url)
+  test(`${i + 1}: ${x.step}: ${operation?.name} ${x.status}`, async () => {
+    assert.ok(operation, 'no operation of the documents')
+    checkRequest(x, operation)
+    await checkSignature(x, operation)
+    checkAnswer(x, operation)
+  })
+}
+
+function parse(text, what) {
+  if (text === '') return undefined
+  try {
+    return JSON.parse(text)
+  } catch {
+    assert.fail(`${what} is not JSON`)
+  }
+}
+
+function checkRequest(x, operation) {
+  const errors = requestErrors(operation, x.headers, parse(x.body, 'the request'))
+  if (x.headers['interop-wrong'] || (x.step.endsWith('odd identifier') && operation.name === 'post-request')) {
+    assert.notEqual(errors.length, 0, 'the document allows a request that should be wrong')
+  } else {
+    assert.deepEqual(errors, [], 'the document does not allow the request')
+  }
+}
+
+// The form of our own signatures; the JavaScript client's differs in the parameters.
+const ours = new RegExp(
+  '^sig1=\\("@method" "@target-uri"( "authorization")?( "content-digest" "content-length" "content-type")?\\)' +
+    `;created=\\d{10};keyid="${world.keyId}";alg="ed25519"$`
+)
+
+async function checkSignature(x, operation) {
+  const { headers } = x
+  const isPublic = operation.name === 'get-incoming-payment' && !headers.authorization
+  if (isPublic || operation.name.startsWith('get-wallet-address')) {
+    assert.ok(!headers.signature && !headers['signature-input'], 'what needs no signature has one')
+    return
+  }
+  // Servers see the body parsed, and write it anew to compute its digest.
+  const body = parse(x.body, 'the request')
+  const seen = body === undefined ? undefined : JSON.stringify(body)
+  assert.ok(seen === undefined || seen === x.body, 'the body is not written as JavaScript writes it')
+  const request = { method: x.method, url: x.url, headers, body: seen }
+  const jwk = { kid: world.keyId, alg: 'EdDSA', use: 'sig', kty: 'OKP', crv: 'Ed25519', x: world.publicKey }
+  const right =
+    validateSignatureHeaders(request) &&
+    getKeyId(headers['signature-input']) === jwk.kid &&
+    (await validateSignature(jwk, request))
+  assert.equal(right, !headers['interop-forged'], 'the signature is not as it should be')
+  if (!right) return
+  for (const [method, target] of [['PUT', x.url], [x.method, x.url + '?'], [x.method, x.url.toUpperCase()]]) {
+    assert.ok(!(await validateSignature(jwk, { ...request, method, url: target })), 'the signature fits another request')
+  }
+  if (x.step !== 'javascript') {
+    const [form, authorization, content] = headers['signature-input'].match(ours) ?? []
+    assert.ok(form, 'the signature has another form')
+    assert.equal(authorization !== undefined, headers.authorization !== undefined, 'authorization and what is covered')
+    assert.equal(content !== undefined, body !== undefined, 'the body and what is covered')
+    assert.equal(headers['content-digest'] !== undefined, body !== undefined, 'the body and its digest')
+  }
+}
+
+function checkAnswer(x, operation) {
+  const { headers } = x.answer
+  const isText = headers['content-type']?.startsWith('text/plain')
+  const body = isText ? undefined : parse(x.answer.body, 'the answer')
+  assert.equal(body !== undefined, headers['content-type']?.startsWith('application/json') ?? false, 'the content type')
+  const code = isText ? 'text' : body?.error?.code
+  const outcome = code === undefined ? `${x.status}` : `${x.status} ${code}`
+  met.add(`${x.step.split(':')[0]} ${operation.name}${x.body === '' ? '' : ' with body'} ${outcome}`)
+
+  const errors = answerErrors(operation, x.status, body)
+  const deviation = `${operation.name} ${outcome}`
+  if (deviation in asRafikiDoes) {
+    deviations.add(deviation)
+    assert.notEqual(errors.length, 0, 'the document allows the answer: it is no deviation')
+    assert.ok(isText || typeof body.error.description === 'string', 'an error has a description')
+  } else {
+    assert.deepEqual(errors, [], 'the document does not allow the answer')
+  }
+  if (operation.name.endsWith('payment') || operation.name.endsWith('payments')) {
+    const challenge = x.status === 401 ? `GNAP as_uri=${world.auth}` : undefined
+    assert.equal(headers['www-authenticate'], challenge, 'where a grant is to be had')
+  }
+}
+
+test('every kind of exchange is there', () => {
+  assert.deepEqual(required.filter((kind) => !met.has(kind)), [])
+})
+
+test('every deviation is there', () => {
+  assert.deepEqual(Object.keys(asRafikiDoes).filter((kind) => !deviations.has(kind)), [])
+})
