@@ -113,7 +113,7 @@ func onlyMembers(object map[string]json.RawMessage, allowed []string) error {
 
 func isURI(raw json.RawMessage) bool {
 	var text string
-	if json.Unmarshal(raw, &text) != nil {
+	if json.Unmarshal(raw, &text) != nil || !uriRegexp.MatchString(text) {
 		return false
 	}
 	u, err := url.Parse(text)

@@ -92,7 +92,7 @@ func TestBadConfig(t *testing.T) {
 		"query": "https://wallet.example/alice?x=1", "fragment": "https://wallet.example/alice#x", "user info": "https://a:b@wallet.example/alice",
 		"pointer without a host": "$", "pointer with a path alone": "$/alice", "pointer with a bad host": "$wallet example/alice",
 		"pointer with a bad label": "$-wallet-.example/alice", "pointer with a bad port": "$wallet.example:port/alice", "pointer to a port of 0": "$wallet.example:0/alice",
-		"two dots in the host": "https://wallet..example/alice", "list": []any{"https://wallet.example/alice"}, "object": map[string]any{"x": "y"}, "null": nil,
+		"two dots in the host": "https://wallet..example/alice", "a space": "https://wallet.example/al ice", "not ASCII": "https://wallet.example/älice", "list": []any{"https://wallet.example/alice"}, "object": map[string]any{"x": "y"}, "null": nil,
 		"100 KiB": "https://wallet.example/" + long,
 	} {
 		wallets = append(wallets, badInput{what, field("wallet_address", text), ""})
@@ -399,6 +399,7 @@ var badAccess = map[string]string{
 	"incoming with limits":      `[{"type":"incoming-payment","actions":["read"],"limits":{}}]`,
 	"outgoing without a wallet": `[{"type":"outgoing-payment","actions":["create"]}]`,
 	"identifier no URL":         `[{"type":"incoming-payment","actions":["read"],"identifier":"alice"}]`,
+	"identifier no URI":         `[{"type":"incoming-payment","actions":["read"],"identifier":"https://wallet.example/<ü>"}]`,
 	"identifier a number":       `[{"type":"incoming-payment","actions":["read"],"identifier":7}]`,
 	"an amount pair":            `[{"type":"outgoing-payment","actions":["create"],"identifier":"https://wallet.example/alice","limits":{"debitAmount":{"value":"1","assetCode":"USD","assetScale":2},"receiveAmount":{"value":"1","assetCode":"USD","assetScale":2}}}]`,
 	"a misspelt limit":          `[{"type":"outgoing-payment","actions":["create"],"identifier":"https://wallet.example/alice","limits":{"debitamount":{"value":"1","assetCode":"USD","assetScale":2}}}]`,
@@ -414,7 +415,7 @@ func TestGoodAccess(t *testing.T) {
 	for _, raw := range []any{
 		incomingAccess,
 		[]any{map[string]any{"type": "quote", "actions": []any{"create", "read"}}},
-		`[{"type":"incoming-payment","actions":["create","complete","read","read-all","list","list-all"],"identifier":"https://wallet.example/alice?a=1&b=<2>"}]`,
+		`[{"type":"incoming-payment","actions":["create","complete","read","read-all","list","list-all"],"identifier":"https://wallet.example/alice?a=1&b=%3C2%3E"}]`,
 		`[{"type":"outgoing-payment","actions":["create"],"identifier":"https://wallet.example/alice","limits":{"receiver":"https://wallet.example/incoming-payments/1","interval":"R12/2026-01-01T00:00:00Z/P1M","debitAmount":{"value":"18446744073709551615","assetCode":"USD","assetScale":2}}}]`,
 		`[{"type":"quote","actions":["read"]},{"type":"incoming-payment","actions":["read"]},{"type":"outgoing-payment","actions":["read"],"identifier":"http://wallet.example/alice"}]`,
 	} {

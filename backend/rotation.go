@@ -22,7 +22,9 @@ const (
 	// more: its own lock time-out looks the same.
 	doubt = time.Second
 
-	retryMin, retryMax     = 500 * time.Millisecond, 4 * time.Second
+	// With its jitter the first pause is more than a second: a failing grant
+	// sends no more than one request a second.
+	retryMin, retryMax     = 1500 * time.Millisecond, 4 * time.Second
 	failureMin, failureMax = time.Second, 30 * time.Second
 
 	// savePatience is how long a caller waits for storage to take an answer.
