@@ -309,6 +309,14 @@ func TestBadNames(t *testing.T) {
 			}
 		}
 	}
+	// Nor is storage asked for such a name: Vault's view of it answers ".." with
+	// an error, which the caller would see as a 500.
+	r.storage.onRead = func(string) error { return errDisk }
+	found, exists, err := r.b.HandleExistenceCheck(r.ctx, &logical.Request{Operation: logical.UpdateOperation, Path: "grants/a..b", Storage: r.storage})
+	if !found || exists || err != nil {
+		t.Errorf("%v %v %v", found, exists, err)
+	}
+	r.storage.heal()
 	for _, name := range []string{"a", "_", "a.b-c_d", "A9", strings.Repeat("a", 128)} {
 		if err := checkGrantName("name", name); err != nil {
 			t.Errorf("%q: %v", name, err)

@@ -7,10 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"slices"
 	"sort"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -256,7 +254,7 @@ func (b *Backend) writeGrant(ctx context.Context, req *logical.Request, d *frame
 	case slices.ContainsFunc(importFields, has):
 		err = refuse("access_token: is needed together with manage_url to import a grant; expires_in, continue_url, continue_token and interactive go with it")
 	case slices.ContainsFunc(askFields, has):
-		g, err = b.askGrant(ctx, req, d, name)
+		g, err = b.askGrant(ctx, req, d, name, resp)
 	default:
 		g, err = b.changeSettings(ctx, req, d, name)
 	}
@@ -322,348 +320,6 @@ func (s *settings) apply(d *framework.FieldData) error {
 	return nil
 }
 
-// place is where a grant comes from, as a request says it.
-type place struct {
-	access         []byte
-	authServer     string // grant endpoint
-	walletAddress  string
-	resourceServer string
-	typed          []string
-}
-
-func parsePlace(d *framework.FieldData) (p place, err error) {
-	if given(d, "access") {
-		if p.access, err = parseAccess(d.Raw["access"]); err != nil {
-			return p, err
-		}
-	}
-	if given(d, "wallet_address") {
-		if p.walletAddress, err = parseWalletAddress("wallet_address", value[string](d, "wallet_address")); err != nil {
-			return p, err
-		}
-	}
-	if given(d, "auth_server") {
-		if p.authServer, err = parseEndpoint("auth_server", value[string](d, "auth_server")); err != nil {
-			return p, err
-		}
-	}
-	if given(d, "resource_server") {
-		u, err := parseURL("resource_server", value[string](d, "resource_server"))
-		if err != nil {
-			return p, err
-		}
-		p.resourceServer = strings.TrimSuffix(u.String(), "/")
-	}
-	p.typed = hostsOf(p.walletAddress, p.authServer, p.resourceServer)
-	return p, nil
-}
-
-// parseEndpoint reads a grant endpoint. One without a path is asked at "/",
-// which is what a signature's @target-uri says of it.
-func parseEndpoint(field, text string) (string, error) {
-	u, err := parseURL(field, text)
-	if err != nil {
-		return "", err
-	}
-	if u.Path == "" {
-		u.Path = "/"
-	}
-	return u.String(), nil
-}
-
-// lookUp fills in what the owner's wallet address names.
-func (p *place) lookUp(ctx context.Context, from *port) error {
-	doc, err := from.wallet(ctx, p.walletAddress)
-	if err != nil {
-		var f failed
-		if errors.As(err, &f) && f.Status != http.StatusNotFound && f.Cause == nil {
-			return logical.CodedError(http.StatusBadGateway, "the wallet address's server "+err.Error())
-		}
-		return refuse("wallet_address: %s", err)
-	}
-	if p.authServer, err = parseEndpoint("wallet_address: its document's authServer", doc.AuthServer); err != nil {
-		return err
-	}
-	if doc.ResourceServer != "" && p.resourceServer == "" {
-		u, err := parseURL("wallet_address: its document's resourceServer", doc.ResourceServer)
-		if err != nil {
-			return err
-		}
-		p.resourceServer = strings.TrimSuffix(u.String(), "/")
-	}
-	for field, text := range map[string]string{"authServer": p.authServer, "resourceServer": p.resourceServer} {
-		u, err := url.Parse(text)
-		if err != nil || text == "" {
-			continue
-		}
-		if _, err := reachOf(u, from.typed); err != nil {
-			return refuse("wallet_address: the %s in its document, %s, %s", field, origin(u), err)
-		}
-	}
-	return nil
-}
-
-// allowed says why a grant may not come from an authorization server.
-func (c *config) allowed(field, target string) error {
-	if len(c.AllowedAuthServers) > 0 && !slices.Contains(c.AllowedAuthServers, originOf(target)) {
-		return refuse("%s: %s is not in the config's allowed_auth_servers", field, originOf(target))
-	}
-	return nil
-}
-
-// put fills in what a place says, and leaves the rest as it was.
-func (g *grant) put(p place) {
-	if p.access != nil {
-		g.Access = p.access
-	}
-	g.AuthServer, g.WalletAddress, g.ResourceServer = p.authServer, p.walletAddress, p.resourceServer
-	g.TypedHosts = p.typed
-}
-
-// begun is a grant that is being written: the lock, the entry as it was, and
-// the client that it is for.
-type begun struct {
-	*hold
-	old    *grant
-	client *config
-}
-
-// begin locks the grant to be written and answers the client. configMu keeps
-// the client from changing until the grant's entry says whose it is.
-func (b *Backend) begin(ctx context.Context, req *logical.Request, name string) (begun, error) {
-	h, err := b.hold(ctx, req.Storage, name)
-	if err != nil {
-		return begun{}, err
-	}
-	old, err := h.load(ctx)
-	if err == nil {
-		var c *config
-		if c, err = client(ctx, req.Storage, req.MountPoint); err == nil {
-			return begun{hold: h, old: old, client: c}, nil
-		}
-	}
-	h.release()
-	return begun{}, err
-}
-
-// fresh is the entry to begin with: the old one, or a new one.
-func (w begun) fresh() *grant {
-	if w.old != nil {
-		g := *w.old
-		return &g
-	}
-	return newGrant(w.client.WalletAddress, w.b.clock.Now())
-}
-
-// importGrant stores a grant that was obtained elsewhere.
-func (b *Backend) importGrant(ctx context.Context, req *logical.Request, d *framework.FieldData, name string, resp *logical.Response) (*grant, error) {
-	from, err := parsePlace(d)
-	if err != nil {
-		return nil, err
-	}
-	token, home, err := parseImport(d, from)
-	if err != nil {
-		return nil, err
-	}
-	interactive := value[bool](d, "interactive")
-	b.configMu.RLock()
-	defer b.configMu.RUnlock()
-	w, err := b.begin(ctx, req, name)
-	if err != nil {
-		return nil, err
-	}
-	defer w.release()
-	if err := w.client.allowed("manage_url", token.Manage); err != nil {
-		return nil, err
-	}
-	from.typed = hostsOf(from.walletAddress, from.authServer, from.resourceServer, token.Manage, token.Continue.URL)
-	if !interactive && from.authServer == "" {
-		if err := from.lookUp(ctx, b.port(w.client, from.typed...)); err != nil {
-			return nil, err
-		}
-	}
-	g := w.fresh()
-	if err := g.Settings.apply(d); err != nil {
-		return nil, err
-	}
-	g.put(from)
-	g.AuthOrigin, g.Interactive, g.Continue = home, interactive, continuation{}
-	token.SentAt = b.clock.Now()
-	g.accept(token, string(causeImport))
-	if err := w.store(ctx, g); err != nil {
-		return nil, err
-	}
-	w.failure = failure{}
-	if w.old != nil {
-		resp.AddWarning("the grant that was stored under this name is replaced, but was not cancelled at the authorization server: it may be this one")
-	}
-	return g, nil
-}
-
-// parseImport reads the secrets of a grant that was obtained elsewhere, and
-// the origin on which its URLs have to lie.
-func parseImport(d *framework.FieldData, from place) (t done, home string, err error) {
-	t.Value = value[string](d, "access_token")
-	if !isTokenValue(t.Value) {
-		return t, "", refuse("access_token: must be the token's value, printable ASCII without spaces")
-	}
-	manage, err := parseURL("manage_url", value[string](d, "manage_url"))
-	if err != nil {
-		return t, "", err
-	}
-	if !strings.Contains(manage.Path, "token/") {
-		return t, "", refuse("manage_url: must hold token/ in its path, as the manage URLs of Open Payments do")
-	}
-	t.Manage, home = manage.String(), origin(manage)
-	if from.authServer != "" && originOf(from.authServer) != home {
-		return t, "", refuse("manage_url: must be on the origin of auth_server, %s", originOf(from.authServer))
-	}
-	t.Lifetime = seconds(d, "expires_in")
-	t.Continue.Token = value[string](d, "continue_token")
-	if given(d, "continue_url") != given(d, "continue_token") {
-		return t, "", refuse("continue_url: goes together with continue_token")
-	}
-	if given(d, "continue_url") {
-		u, err := parseURL("continue_url", value[string](d, "continue_url"))
-		switch {
-		case err != nil:
-			return t, "", err
-		case origin(u) != home:
-			return t, "", refuse("continue_url: must be on the origin of manage_url")
-		case !strings.Contains(u.Path, "continue/"):
-			return t, "", refuse("continue_url: must hold continue/ in its path, as the continue URLs of Open Payments do")
-		case !isTokenValue(t.Continue.Token):
-			return t, "", refuse("continue_token: must be the token's value, printable ASCII without spaces")
-		}
-		t.Continue.URL = u.String()
-	}
-	if !value[bool](d, "interactive") && (from.access == nil || from.authServer == "" && from.walletAddress == "") {
-		return t, "", refuse("interactive: false takes access, and auth_server or wallet_address, so that the grant can be asked for again")
-	}
-	return t, home, nil
-}
-
-func isTokenValue(text string) bool {
-	return text != "" && !strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r > '~' })
-}
-
-// askGrant asks an authorization server for a grant with rights that need no
-// consent, and stores it. A grant that was stored under the name is cancelled
-// once the new one is there.
-func (b *Backend) askGrant(ctx context.Context, req *logical.Request, d *framework.FieldData, name string) (*grant, error) {
-	from, err := parsePlace(d)
-	switch {
-	case err != nil:
-		return nil, err
-	case from.access == nil:
-		return nil, refuse("access: is needed to ask for a grant: the JSON list of rights")
-	case from.authServer == "" && from.walletAddress == "":
-		return nil, refuse("wallet_address: is needed to ask for a grant (the owner's), or auth_server (the grant endpoint)")
-	}
-	a, err := b.beginAsking(ctx, req, d, name, from)
-	if err != nil {
-		return nil, err
-	}
-	defer a.release()
-	return a.finishAsking(context.WithoutCancel(ctx))
-}
-
-// asking is an attempt at a new grant in the place of an old one (nil: none).
-type asking struct {
-	attempt
-	old *grant
-}
-
-// beginAsking finds the server, and stores an entry with an intent before
-// anything is asked for: a node that may not write finds out in time, and what
-// a crash interrupts is asked for again when the grant is read.
-func (b *Backend) beginAsking(ctx context.Context, req *logical.Request, d *framework.FieldData, name string, from place) (*asking, error) {
-	b.configMu.RLock()
-	defer b.configMu.RUnlock()
-	w, err := b.begin(ctx, req, name)
-	if err != nil {
-		return nil, err
-	}
-	a := &asking{attempt{hold: w.hold, port: b.port(w.client, from.typed...), why: causeAsk, mount: req.MountPoint}, w.old}
-	err = func() error {
-		if from.authServer == "" {
-			if err := from.lookUp(ctx, a.port); err != nil {
-				return err
-			}
-		}
-		if err := w.client.allowed("auth_server", from.authServer); err != nil {
-			return err
-		}
-		stub := w.fresh()
-		if err := stub.Settings.apply(d); err != nil {
-			return err
-		}
-		a.grant = w.fresh()
-		a.grant.put(from)
-		a.grant.AuthOrigin, a.grant.Settings = originOf(from.authServer), stub.Settings
-		a.grant.begin(causeAsk, b.clock.Now())
-		a.grant.Manage, a.grant.Token, a.grant.Continue = "", "", continuation{}
-		a.grant.Status = statusActive
-		if w.old == nil {
-			return a.store(ctx, a.grant)
-		}
-		stub = w.fresh()
-		stub.Intent = a.grant.Intent
-		return a.store(ctx, stub)
-	}()
-	if err != nil {
-		w.release()
-		return nil, err
-	}
-	return a, nil
-}
-
-func (a *asking) finishAsking(ctx context.Context) (*grant, error) {
-	switch out := a.port.ask(ctx, a.grant.AuthServer, a.grant.Access).(type) {
-	case done:
-		a.grant.Interactive = false
-		g, err := a.keep(ctx, out)
-		if err == nil && a.old != nil && a.old.Continue.URL != g.Continue.URL {
-			former := a.attempt
-			former.grant = a.old
-			former.cancelQuietly(ctx, a.old.Continue)
-		}
-		return g, err
-	case interaction:
-		a.undo(ctx)
-		a.cancelQuietly(ctx, out.Continue)
-		return nil, refuse("access: the authorization server %s wants the owner's consent for these rights; such grants cannot be asked for yet: obtain the grant elsewhere and import it with access_token and manage_url", a.grant.AuthOrigin)
-	case failed:
-		a.undo(ctx)
-		return nil, a.refusal(ctx, out)
-	}
-	return nil, errors.New("unknown outcome")
-}
-
-// refusal says why there is no grant: what a server answers with 4xx can be
-// mended by who asked.
-func (a *asking) refusal(ctx context.Context, f failed) error {
-	err := a.askError(ctx, f)
-	var mistake callerError
-	if f.Status/100 != 4 || f.Status == http.StatusTooManyRequests || errors.As(err, &mistake) {
-		return err
-	}
-	return refuse("access: the authorization server %s: it does not give this client these rights, or wants the owner's consent for them; such grants are obtained elsewhere and imported with access_token and manage_url", f)
-}
-
-// undo puts back what was stored before the server was asked.
-func (a *asking) undo(ctx context.Context) {
-	var err error
-	if a.old == nil {
-		err = a.forget(ctx)
-	} else {
-		err = a.store(ctx, a.old)
-	}
-	if err != nil {
-		a.b.Logger().Warn("what was stored before asking for a grant could not be put back", "grant", a.name, "error", err)
-	}
-}
-
 // deleteGrant cancels a grant at the server and forgets it.
 func (b *Backend) deleteGrant(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
 	h, err := b.hold(ctx, req.Storage, d.Get("name").(string))
@@ -682,11 +338,14 @@ func (b *Backend) deleteGrant(ctx context.Context, req *logical.Request, d *fram
 	resp := &logical.Response{}
 	ctx = context.WithoutCancel(ctx)
 	if err == nil {
-		err = b.cancelGrant(ctx, req, g)
+		var c *config
+		if c, err = client(ctx, req.Storage, req.MountPoint); err == nil {
+			err = b.port(c, g.TypedHosts...).cancelGrant(ctx, g, req.MountPoint)
+		}
 	}
 	if err != nil {
 		if !force {
-			return answerError(err)
+			return answerError(kept(err))
 		}
 		resp.AddWarning("the grant is forgotten, but could not be cancelled at the authorization server: " + err.Error())
 	}
@@ -700,40 +359,11 @@ func (b *Backend) deleteGrant(ctx context.Context, req *logical.Request, d *fram
 	return resp, nil
 }
 
-// cancelGrant ends a grant at its server, or the token where it has no
-// continuation. A grant that is gone already counts as done, unless the server
-// may have said so because it could not check our signature.
-func (b *Backend) cancelGrant(ctx context.Context, req *logical.Request, g *grant) error {
-	c, err := client(ctx, req.Storage, req.MountPoint)
-	if err != nil {
-		return err
+// kept adds to a mistake of the caller's what there is to do besides mending it.
+func kept(err error) error {
+	var mistake callerError
+	if errors.As(err, &mistake) {
+		return refuse("%s; the grant is kept: force=true forgets it without cancelling it", err)
 	}
-	p := b.port(c, g.TypedHosts...)
-	target := g.Continue.URL
-	if target == "" {
-		target = g.Manage
-	}
-	switch {
-	case target == "":
-		return nil // never got a token
-	case !c.sameOrigin(target, g.AuthOrigin):
-		return refuse("the grant's URLs are on %q, not on its authorization server %s: if that is right, add it to allowed_auth_servers in %sconfig; force=true forgets the grant without cancelling it", originOf(target), g.AuthOrigin, req.MountPoint)
-	case g.Continue.URL != "":
-		err = p.cancel(ctx, g.Continue)
-	default:
-		err = p.revoke(ctx, g.Manage, g.Token)
-	}
-	var f failed
-	if err == nil || !errors.As(err, &f) {
-		return err
-	}
-	if f.gone() || f.unknownClient() {
-		if published, err := p.keyPublished(ctx); err == nil && !published {
-			return refuse("%s/jwks.json does not hold the public key of %sconfig under key_id, so the authorization server cannot check our signature; nothing is forgotten (force=true forgets the grant without cancelling it)", c.WalletAddress, req.MountPoint)
-		}
-		if f.gone() {
-			return nil
-		}
-	}
-	return serverError(f)
+	return err
 }

@@ -50,6 +50,25 @@ func TestAskForAnotherGrantInItsPlace(t *testing.T) {
 	}
 }
 
+// One that has no continuation is ended by its token.
+func TestAskInThePlaceOfAnImport(t *testing.T) {
+	r := configured(t)
+	r.imported("income", nil)
+	g := r.stored("income")
+	g.Continue = continuation{}
+	r.put("income", g)
+	r.ask("income")
+	if r.sandbox.LiveTokens() != 1 || r.stored("income").Interactive {
+		t.Error("the old token lives, or the grant still counts as interactive")
+	}
+	r.sandbox.Misbehave(sandbox.Misbehaviour{Status: 500, On: []string{"cancel"}})
+	resp := r.ask("income")
+	if len(resp.Warnings) != 1 || !strings.Contains(resp.Warnings[0], "could not be cancelled") {
+		t.Errorf("%v", resp.Warnings)
+	}
+	r.noSecretIn("a warning", resp.Warnings[0])
+}
+
 // What the server does not give leaves everything as it was.
 func TestAskingFails(t *testing.T) {
 	for name, row := range map[string]struct {

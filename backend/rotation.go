@@ -201,6 +201,15 @@ func (a *attempt) stillOurs(ctx context.Context) error {
 	return nil
 }
 
+// replace stores the grant over the entry that bears this attempt's intent, and
+// over no other: a node that has lost leadership may get its storage back.
+func (a *attempt) replace(ctx context.Context, g *grant) error {
+	if err := a.stillOurs(ctx); err != nil {
+		return err
+	}
+	return a.store(ctx, g)
+}
+
 func (g *grant) bears(intentID string) bool {
 	return g != nil && g.Intent != nil && g.Intent.ID == intentID
 }
@@ -287,14 +296,15 @@ func (a *attempt) cancelQuietly(ctx context.Context, c continuation) {
 
 // lose marks the grant as lost, and answers what its readers are told.
 func (a *attempt) lose(ctx context.Context, why string) error {
-	a.grant.Lost = event{At: a.b.clock.Now(), Cause: why}
-	a.grant.Status = statusLost
-	a.grant.Intent, a.grant.LastFailure = nil, a.grant.Lost
-	if err := a.store(ctx, a.grant); err != nil {
+	next := *a.grant
+	next.Lost = event{At: a.b.clock.Now(), Cause: why}
+	next.LastFailure = next.Lost
+	next.Status, next.Intent = statusLost, nil
+	if err := a.replace(ctx, &next); err != nil {
 		return err
 	}
 	a.b.Logger().Warn("the grant is lost: its owner has to be asked again", "grant", a.name, "cause", why)
-	return lostError(a.grant, a.name, a.mount)
+	return lostError(&next, a.name, a.mount)
 }
 
 // fail makes the grant answer at once with the same error for a while, so that
@@ -308,10 +318,8 @@ func (a *attempt) fail(ctx context.Context, err error) error {
 	delay := min(max(2*a.failure.delay, failureMin), failureMax)
 	a.failure = failure{err: err, delay: delay, until: now.Add(delay)}
 	a.grant.LastFailure = event{At: now, Cause: err.Error()}
-	if a.stillOurs(ctx) == nil {
-		if err := a.store(ctx, a.grant); err != nil {
-			a.b.Logger().Warn("the cause of a failure could not be stored", "grant", a.name, "error", err)
-		}
+	if err := a.replace(ctx, a.grant); err != nil {
+		a.b.Logger().Warn("the cause of a failure could not be stored", "grant", a.name, "error", err)
 	}
 	return err
 }
@@ -345,7 +353,7 @@ func (a *attempt) keep(ctx context.Context, token done) (*grant, error) {
 }
 
 // save stores an unsaved answer, over the entry that bears its intent and no
-// other: a node that has lost leadership may get its storage back.
+// other.
 func (h *hold) save(ctx context.Context) error {
 	ctx, stop := h.b.within(ctx, saveAttempt)
 	defer stop()

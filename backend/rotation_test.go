@@ -628,6 +628,27 @@ func TestFormerLeaderOverwritesNothing(t *testing.T) {
 	}
 }
 
+// The other node has rotated meanwhile, so the former leader is refused: it must
+// not call the grant lost.
+func TestFormerLeaderLosesNothing(t *testing.T) {
+	r := configured(t)
+	r.imported("payer", nil)
+	asked := 0
+	r.on("rotate", func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+		if asked++; asked == 2 {
+			newer := r.stored("payer")
+			newer.Generation, newer.Intent, newer.Token = newer.Generation+1, nil, "newer"
+			r.put("payer", newer)
+		}
+		w.WriteHeader(401)
+		_, _ = w.Write([]byte(`{"error":{"code":"invalid_client"}}`))
+	})
+	r.fails(500, logical.ReadOperation, "token/payer", nil, "another node")
+	if g := r.stored("payer"); g.Status != statusActive || g.Token != "newer" {
+		t.Error("a former leader has written over a newer entry")
+	}
+}
+
 // An attempt stops asking once another node has taken over.
 func TestTakenOverBeforeAskingAgain(t *testing.T) {
 	r := withGrant(t)
