@@ -38,7 +38,8 @@ type grant struct {
 	Status      string `json:"status"`
 	Interactive bool   `json:"interactive"`
 
-	Access         json.RawMessage `json:"access,omitempty"`
+	Access         json.RawMessage `json:"access,omitempty"`      // as the server last told it
+	Requested      json.RawMessage `json:"requested,omitempty"`   // as it is asked for again
 	AuthServer     string          `json:"auth_server,omitempty"` // the grant endpoint
 	AuthOrigin     string          `json:"auth_origin"`           // where its URLs have to lie
 	WalletAddress  string          `json:"wallet_address,omitempty"`

@@ -106,7 +106,7 @@ func (c *config) allowed(field, target string) error {
 // put fills in what a place says, and leaves the rest as it was.
 func (g *grant) put(p place) {
 	if p.access != nil {
-		g.Access = p.access
+		g.Access, g.Requested = p.access, p.access
 	}
 	g.AuthServer, g.WalletAddress, g.ResourceServer = p.authServer, p.walletAddress, p.resourceServer
 	g.TypedHosts = p.typed
@@ -310,7 +310,7 @@ func (a *asking) prepare(ctx context.Context, d *framework.FieldData, from place
 
 // finish asks, stores what is granted, and then cancels the old grant.
 func (a *asking) finish(ctx context.Context, resp *logical.Response) (*grant, error) {
-	switch out := a.port.ask(ctx, a.grant.AuthServer, a.grant.Access).(type) {
+	switch out := a.port.ask(ctx, a.grant.AuthServer, a.grant.Requested).(type) {
 	case done:
 		a.grant.Interactive = false
 		g, err := a.keep(ctx, out)

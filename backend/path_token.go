@@ -45,7 +45,7 @@ func (b *Backend) pathToken() *framework.Path {
 
 func (b *Backend) pathTokenDefault() *framework.Path {
 	return &framework.Path{
-		Pattern:      "token/?$",
+		Pattern:      "token", // and not token/, which a policy for token/* would cover
 		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: "default-token"},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ReadOperation: operation("Rotate the default grant's token and hand it out as a lease.", http.StatusOK, tokenFields, b.readDefaultToken),

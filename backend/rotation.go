@@ -256,7 +256,7 @@ func (a *attempt) askAgain(ctx context.Context) (*grant, error) {
 	}
 	a.grant.AskedAt = now
 	left := a.grant.Continue
-	switch out := a.port.ask(ctx, a.grant.AuthServer, a.grant.Access).(type) {
+	switch out := a.port.ask(ctx, a.grant.AuthServer, a.grant.Requested).(type) {
 	case done:
 		g, err := a.keep(ctx, out)
 		if err == nil && left.URL != "" && left.URL != g.Continue.URL {

@@ -828,6 +828,18 @@ func copyStorage(t *testing.T, from, to *logical.InmemStorage) {
 	}
 }
 
+// A server may tell rights in a form that it would not take.
+func TestAskedAgainWithTheRightsThatWereAskedFor(t *testing.T) {
+	r := withGrant(t)
+	r.answers("rotate", func(body string) string {
+		return strings.Replace(body, `"type":"incoming-payment"`, `"type":"incoming-payment","note":"told otherwise"`, 1)
+	})
+	r.read("income")
+	r.on("rotate", nil)
+	r.sandbox.Misbehave(sandbox.Misbehaviour{Drop: true, On: []string{"rotate"}, Times: 1})
+	r.live(<-r.goRead(r.ctx, "income"))
+}
+
 func TestAskedAgainAtMostOnceAMinute(t *testing.T) {
 	r := withGrant(t)
 	forget := func() {
