@@ -75,9 +75,13 @@ func mayRenew(g *grant, r leaseRef, mount string, left time.Duration) error {
 	case g.Generation != r.Generation:
 		return refuse("superseded: another reader or a rotation got a newer token of grant %q, and this lease's token is dead; read %stoken/%s again", r.Grant, mount, r.Grant)
 	case left < minLease:
-		return refuse("the lease has reached its max_ttl; read %stoken/%s again", mount, r.Grant)
+		return leaseOver(r, mount)
 	}
 	return nil
+}
+
+func leaseOver(r leaseRef, mount string) error {
+	return refuse("the lease has reached its max_ttl; read %stoken/%s again", mount, r.Grant)
 }
 
 // revocationRotates tells whether revoking a lease needs a rotation to make the

@@ -3,6 +3,7 @@
 package backend
 
 import (
+	"net/http"
 	"strconv"
 	"strings"
 	"testing"
@@ -160,6 +161,22 @@ func TestRenewalEndsBeforeItRotates(t *testing.T) {
 	lease.Secret.IssueTime = r.clock.Now().Add(-time.Minute)
 	if _, err := r.renew(lease); err == nil {
 		t.Error("renewed beyond the mount's limit")
+	}
+}
+
+// The lease ends while the server is waited for.
+func TestLeaseThatEndsDuringItsRenewal(t *testing.T) {
+	r := withGrant(t)
+	r.ok(logical.UpdateOperation, "grants/income", map[string]any{"max_ttl": 60})
+	lease := r.read("income")
+	lease.Secret.IssueTime = r.clock.Now()
+	r.clock.Advance(50 * time.Second)
+	r.on("rotate", func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+		r.clock.Advance(10 * time.Second)
+		next.ServeHTTP(w, req)
+	})
+	if _, err := r.renew(lease); err == nil || !strings.Contains(err.Error(), "max_ttl") {
+		t.Errorf("%v", err)
 	}
 }
 

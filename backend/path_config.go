@@ -159,7 +159,7 @@ func (b *Backend) changeConfig(ctx context.Context, req *logical.Request, d *fra
 
 // apply merges what the request says into the config and checks the whole.
 func (c *config) apply(d *framework.FieldData) (err error) {
-	for _, field := range []string{"wallet_address", "private_key"} {
+	for _, field := range []string{"wallet_address", "key_id", "private_key"} {
 		if given(d, field) && d.Raw[field] == nil {
 			return refuse("%s: cannot be null; it has no default", field)
 		}

@@ -18,8 +18,13 @@ import (
 const (
 	operationPrefix = "open-payments"
 
-	grantsSynopsis = `The names of the stored grants.`
-	grantSynopsis  = `A stored grant: ask for it, import it, describe it, cancel it.`
+	grantsSynopsis    = `The names of the stored grants.`
+	grantsDescription = `
+Each name comes with the grant's status: active, or lost (its owner has to be
+asked again). after and limit page through many; vault list cannot send them, but
+vault read op/grants list=true after=NAME limit=20 can.
+`
+	grantSynopsis = `A stored grant: ask for it, import it, describe it, cancel it.`
 
 	grantDescription = `
 A grant is written in one of two ways.
@@ -74,7 +79,8 @@ func (b *Backend) pathGrantsList() *framework.Path {
 				}}}},
 			},
 		},
-		HelpSynopsis: grantsSynopsis,
+		HelpSynopsis:    grantsSynopsis,
+		HelpDescription: grantsDescription,
 	}
 }
 

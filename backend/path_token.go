@@ -173,8 +173,12 @@ func (b *Backend) renewToken(ctx context.Context, req *logical.Request, _ *frame
 		return nil, err
 	}
 	now := b.clock.Now()
-	ttl := leaseTTL(g, now, end(g).Sub(now))
-	if ttl < minLease {
+	left := end(g).Sub(now)
+	ttl := leaseTTL(g, now, left)
+	switch {
+	case left < minLease: // it ended while the server was waited for
+		return nil, leaseOver(ref, req.MountPoint)
+	case ttl < minLease:
 		return nil, tooShort(g)
 	}
 	ref.Generation = g.Generation

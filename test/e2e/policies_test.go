@@ -3,10 +3,7 @@
 package e2e
 
 import (
-	"crypto/ed25519"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"net/http"
 	"os"
@@ -15,80 +12,38 @@ import (
 	"testing"
 
 	"github.com/hashicorp/vault/api"
-
-	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/sandbox"
-	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/vaulttest"
 )
 
-// policed is a server with two grants and the example policies.
-type policed struct {
-	*vaulttest.Server
-	t      *testing.T
-	config map[string]any
-	access string
-	owner  string
-}
+// policed is an engine with two grants and the example policies.
+type policed struct{ *engine }
 
-func startPoliced(t *testing.T) *policed {
+func startPoliced(t *testing.T) policed {
 	t.Helper()
-	wallet, err := sandbox.Start(sandbox.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(wallet.Close)
-	public, private, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	wallet.PublishKey("key-1", public)
-	der, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-
-	p := &policed{
-		Server: vaulttest.Start(t, vaulttest.Options{}),
-		t:      t,
-		config: map[string]any{
-			"wallet_address": wallet.WalletAddress("client"),
-			"key_id":         "key-1",
-			"private_key":    string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})),
-			"default_grant":  "other",
-		},
-		access: `[{"type":"incoming-payment","actions":["create","read","list"]}]`,
-		owner:  wallet.WalletAddress("shop"),
-	}
-	p.Mount("op")
-	root := p.Client(p.RootToken)
+	p := policed{startEngine(t)}
 	for name, file := range map[string]string{"application": "application.hcl", "operator": "operator.hcl"} {
 		policy, err := os.ReadFile(filepath.Join("..", "..", "examples", "policies", file))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := root.Sys().PutPolicy(name, string(policy)); err != nil {
+		if err := p.vault.Sys().PutPolicy(name, string(policy)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	p.mustWrite(root, "op/config", p.config)
-	p.ask(root, "shop-income")
-	p.ask(root, "other")
+	p.write("config", map[string]any{"default_grant": "other"})
+	p.ask("shop-income", nil)
+	p.ask("other", nil)
 	return p
 }
 
-func (p *policed) ask(client *api.Client, grant string) {
-	p.t.Helper()
-	p.mustWrite(client, "op/grants/"+grant, map[string]any{"wallet_address": p.owner, "access": p.access})
-}
-
-func (p *policed) mustWrite(client *api.Client, path string, data map[string]any) {
-	p.t.Helper()
-	if _, err := client.Logical().Write(path, data); err != nil {
-		p.t.Fatalf("write %s: %v", path, err)
-	}
+// as is the same engine for a subtest, whose client has another token.
+func (p policed) as(t *testing.T, token string) policed {
+	one := p.in(t)
+	one.vault = p.Client(token)
+	return policed{one}
 }
 
 // lease reads a token and returns the id of its lease.
-func (p *policed) lease(client *api.Client, path string) string {
+func (p policed) lease(client *api.Client, path string) string {
 	p.t.Helper()
 	secret, err := client.Logical().Read(path)
 	if err != nil {
@@ -98,13 +53,13 @@ func (p *policed) lease(client *api.Client, path string) string {
 }
 
 // command is one command of the CLI, its words parted by blanks.
-func (p *policed) command(token, words string) (output string, code int) {
+func (p policed) command(token, words string) (output string, code int) {
 	p.t.Helper()
 	stdout, stderr, code := p.CLI(token, strings.Fields(words)...)
 	return stdout + stderr, code
 }
 
-func (p *policed) allowed(token string, commands ...string) {
+func (p policed) allowed(token string, commands ...string) {
 	p.t.Helper()
 	for _, words := range commands {
 		if output, code := p.command(token, words); code != 0 {
@@ -113,7 +68,7 @@ func (p *policed) allowed(token string, commands ...string) {
 	}
 }
 
-func (p *policed) denied(token string, commands ...string) {
+func (p policed) denied(token string, commands ...string) {
 	p.t.Helper()
 	for _, words := range commands {
 		output, code := p.command(token, words)
@@ -124,12 +79,14 @@ func (p *policed) denied(token string, commands ...string) {
 }
 
 func TestApplicationPolicy(t *testing.T) {
+	t.Parallel()
 	p := startPoliced(t)
 	token := p.Token("application")
 	client := p.Client(token)
-	root := p.Client(p.RootToken)
+	root := p.vault
 
 	t.Run("CLI", func(t *testing.T) {
+		p := p.as(t, token)
 		own := p.lease(client, "op/token/shop-income")
 		p.allowed(token,
 			"lease renew "+own,
@@ -145,9 +102,10 @@ func TestApplicationPolicy(t *testing.T) {
 	})
 
 	t.Run("Go API", func(t *testing.T) {
+		p := p.as(t, token)
 		own := p.lease(client, "op/token/shop-income")
 		if secret, err := client.Sys().Renew(own, 60); err != nil || secret.Data["access_token"] == nil {
-			t.Errorf("renew: %v, %v", secret, err)
+			t.Errorf("renew answers no token: %v", err)
 		}
 		if err := client.Sys().Revoke(own); err != nil {
 			t.Errorf("revoke: %v", err)
@@ -155,6 +113,7 @@ func TestApplicationPolicy(t *testing.T) {
 	})
 
 	t.Run("others' leases", func(t *testing.T) {
+		p := p.as(t, token)
 		own := p.lease(client, "op/token/shop-income")
 		for _, other := range []string{p.lease(root, "op/token/other"), p.lease(root, "op/token")} {
 			p.denied(token,
@@ -172,8 +131,8 @@ func TestApplicationPolicy(t *testing.T) {
 				"write sys/leases/revoke/"+own+" lease_id="+other,
 				"lease lookup "+other,
 			)
-			if secret, err := client.Sys().Renew(other, 60); !isDenied(err) {
-				t.Errorf("renew another's lease through the Go API: %v, %v", secret, err)
+			if _, err := client.Sys().Renew(other, 60); !isDenied(err) {
+				t.Errorf("renew another's lease through the Go API: %v", err)
 			}
 		}
 	})
@@ -191,8 +150,9 @@ func TestApplicationPolicy(t *testing.T) {
 
 // The operator policy holds even for a token that has the default policy too.
 func TestOperatorPolicy(t *testing.T) {
+	t.Parallel()
 	p := startPoliced(t)
-	root := p.Client(p.RootToken)
+	root := p.vault
 	withDefault, err := root.Auth().Token().Create(&api.TokenCreateRequest{Policies: []string{"operator"}})
 	if err != nil {
 		t.Fatal(err)
@@ -203,9 +163,9 @@ func TestOperatorPolicy(t *testing.T) {
 		"with the default policy": withDefault.Auth.ClientToken,
 	} {
 		t.Run(name, func(t *testing.T) {
-			client := p.Client(token)
-			p.mustWrite(client, "op/config", p.config)
-			p.ask(client, "new")
+			p := p.as(t, token)
+			p.write("config", p.config())
+			p.ask("new", nil)
 			p.allowed(token,
 				"read op/config",
 				"patch op/config request_timeout=9s",
@@ -235,24 +195,16 @@ func TestOperatorPolicy(t *testing.T) {
 				"write sys/policies/acl/more policy=x",
 				"token create -policy=application",
 			)
-			if secret, err := client.Sys().Renew(other, 60); !isDenied(err) {
-				t.Errorf("renew an application's lease through the Go API: %v, %v", secret, err)
+			if _, err := p.vault.Sys().Renew(other, 60); !isDenied(err) {
+				t.Errorf("renew an application's lease through the Go API: %v", err)
 			}
 		})
 	}
 
-	t.Run("nothing read holds a token", func(t *testing.T) {
-		client := p.Client(p.Token("operator"))
-		secret, err := root.Logical().Read("op/token/other")
-		if err != nil {
-			t.Fatal(err)
-		}
-		live, ok := secret.Data["access_token"].(string)
-		if !ok || live == "" {
-			t.Fatal("no token to look for")
-		}
+	t.Run("nothing read holds a secret", func(t *testing.T) {
+		p := p.as(t, p.Token("operator"))
 		for _, path := range []string{"op/config", "op/grants/other"} {
-			secret, err := client.Logical().Read(path)
+			secret, err := p.vault.Logical().Read(path)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -260,9 +212,7 @@ func TestOperatorPolicy(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if strings.Contains(string(text), live) {
-				t.Errorf("%s shows the token", path)
-			}
+			p.noSecretIn(path, string(text))
 		}
 	})
 }

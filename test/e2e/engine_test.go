@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: MPL-2.0
+
+// Package e2e drives the engine on real Vault servers, as its users do: through
+// the CLI, the Go API and plain HTTP.
+package e2e
+
+import (
+	"crypto/ed25519"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+	openpayments "github.com/interledger/open-payments-go"
+	as "github.com/interledger/open-payments-go/generated/authserver"
+
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/sandbox"
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/vaulttest"
+)
+
+const (
+	keyID = "key-1"
+
+	// access are rights that need no consent.
+	access = `[{"type":"incoming-payment","actions":["create","read","list"]}]`
+
+	// soon is how long something may take that has to happen by itself. Nothing
+	// takes nearly as long.
+	soon = 20 * time.Second
+)
+
+// engine is the secrets engine, mounted on a Vault server and configured as the
+// client of a sandbox of its own.
+type engine struct {
+	*vaulttest.Server
+	t      *testing.T
+	mount  string
+	wallet *sandbox.Server
+	wire   *wire
+	key    string      // the client's private key, PEM
+	vault  *api.Client // with the root token
+}
+
+// startEngine mounts the engine at op/ of a server of its own.
+func startEngine(t *testing.T) *engine {
+	t.Helper()
+	return mountEngine(t, vaulttest.Start(t, vaulttest.Options{}), "op", 0)
+}
+
+// mountEngine mounts the engine on a server, which ends before the sandbox does:
+// leases that end meanwhile need it. So t must be the test that the server was
+// started for. tokenLifetime is that of the sandbox's tokens, 10 minutes if zero.
+func mountEngine(t *testing.T, server *vaulttest.Server, mount string, tokenLifetime time.Duration) *engine {
+	t.Helper()
+	e := &engine{Server: server, t: t, mount: mount, wire: &wire{}, vault: server.Client(server.RootToken)}
+	var err error
+	e.wallet, err = sandbox.Start(sandbox.Options{TokenLifetime: tokenLifetime, Wrap: e.wire.wrap})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		server.Stop()
+		e.wallet.Close()
+	})
+	var public ed25519.PublicKey
+	public, e.key = newKey(t)
+	e.wallet.PublishKey(keyID, public)
+	e.Mount(mount)
+	e.write("config", e.config())
+	return e
+}
+
+func newKey(t *testing.T) (public ed25519.PublicKey, private string) {
+	t.Helper()
+	public, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return public, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+}
+
+// in is the same engine for a subtest.
+func (e *engine) in(t *testing.T) *engine {
+	sub := *e
+	sub.t = t
+	return &sub
+}
+
+// at is a path of the mount.
+func (e *engine) at(path string) string { return e.mount + "/" + path }
+
+func (e *engine) config() map[string]any {
+	return map[string]any{"wallet_address": e.wallet.WalletAddress("client"), "key_id": keyID, "private_key": e.key}
+}
+
+func (e *engine) write(path string, data map[string]any) *api.Secret {
+	e.t.Helper()
+	secret, err := e.vault.Logical().Write(e.at(path), data)
+	if err != nil {
+		e.t.Fatalf("write %s: %v", e.at(path), err)
+	}
+	return secret
+}
+
+// ask asks for a grant that needs no consent; more are further fields.
+func (e *engine) ask(name string, more map[string]any) {
+	e.t.Helper()
+	fields := map[string]any{"wallet_address": e.wallet.WalletAddress("shop"), "access": access}
+	for field, value := range more {
+		fields[field] = value
+	}
+	e.write("grants/"+name, fields)
+}
+
+// obtain gets a grant without Vault's help, as the fields that import it. To the
+// engine that is an interactive one, for which nobody but its owner can ask again.
+func (e *engine) obtain() map[string]any {
+	e.t.Helper()
+	var body as.GrantRequest
+	err := json.Unmarshal([]byte(`{"access_token":{"access":`+access+`}}`), &body)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	grant, err := e.client().Grant.Request(e.t.Context(), openpayments.GrantRequestParams{URL: e.wallet.AuthServer(), RequestBody: body})
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	return map[string]any{
+		"access_token":   grant.AccessToken.Value,
+		"manage_url":     grant.AccessToken.Manage,
+		"expires_in":     *grant.AccessToken.ExpiresIn,
+		"continue_url":   grant.Continue.Uri,
+		"continue_token": grant.Continue.AccessToken.Value,
+	}
+}
+
+// client is who the engine acts as, acting on its own.
+func (e *engine) client() *openpayments.AuthenticatedClient {
+	e.t.Helper()
+	client, err := openpayments.NewAuthenticatedClient(e.wallet.WalletAddress("client"), e.key, keyID)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	return client
+}
+
+// read gets a token as a lease.
+func (e *engine) read(name string) *api.Secret {
+	e.t.Helper()
+	secret, err := e.vault.Logical().Read(e.at("token/" + name))
+	if err != nil {
+		e.t.Fatalf("read %s: %v", e.at("token/"+name), err)
+	}
+	return secret
+}
+
+func (e *engine) renew(lease *api.Secret, increment int) *api.Secret {
+	e.t.Helper()
+	secret, err := e.vault.Sys().Renew(lease.LeaseID, increment)
+	if err != nil {
+		e.t.Fatalf("renew a lease of %s: %v", e.mount, err)
+	}
+	return secret
+}
+
+// grant is what a read of the stored grant tells.
+func (e *engine) grant(name string) map[string]any {
+	e.t.Helper()
+	secret, err := e.vault.Logical().Read(e.at("grants/" + name))
+	if err != nil {
+		e.t.Fatalf("read %s: %v", e.at("grants/"+name), err)
+	}
+	if secret == nil {
+		e.t.Fatalf("there is no %s", e.at("grants/"+name))
+	}
+	return secret.Data
+}
+
+func (e *engine) generation(name string) int64 {
+	e.t.Helper()
+	return number(e.t, e.grant(name)["generation"])
+}
+
+func number(t *testing.T, value any) int64 {
+	t.Helper()
+	text, ok := value.(json.Number)
+	if !ok {
+		t.Fatalf("not a number but %T", value)
+	}
+	n, err := text.Int64()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// tokenOf is the token of an answer, which a message never shows.
+func (e *engine) tokenOf(secret *api.Secret) string {
+	e.t.Helper()
+	if secret == nil {
+		e.t.Fatal("the answer is empty")
+	}
+	token, ok := secret.Data["access_token"].(string)
+	if !ok || token == "" {
+		e.t.Fatal("the answer holds no access token")
+	}
+	return token
+}
+
+// replaced checks that the second answer's token lives and the first one's does not.
+func (e *engine) replaced(before, after *api.Secret) {
+	e.t.Helper()
+	e.dead(e.tokenOf(before))
+	e.live(e.tokenOf(after))
+}
+
+func (e *engine) live(token string) {
+	e.t.Helper()
+	if !e.wallet.Live(token) {
+		e.t.Error("the token is dead at the sandbox and should be live")
+	}
+}
+
+func (e *engine) dead(token string) {
+	e.t.Helper()
+	if e.wallet.Live(token) {
+		e.t.Error("the token is live at the sandbox and should be dead")
+	}
+}
+
+// eventually waits for what happens by itself.
+func (e *engine) eventually(what string, happened func() bool) {
+	e.t.Helper()
+	for deadline := time.Now().Add(soon); !happened(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			e.t.Fatalf("%s: not after %s", what, soon)
+		}
+	}
+}
+
+// sent counts what is sent to the sandbox from now on.
+func (e *engine) sent(operation string) func() int {
+	before := e.wallet.Count(operation)
+	return func() int { return e.wallet.Count(operation) - before }
+}
+
+// says checks that an error has all of the words, and no secret.
+func (e *engine) says(text string, words ...string) {
+	e.t.Helper()
+	for _, word := range words {
+		if !strings.Contains(text, word) {
+			e.t.Errorf("%q does not say %q", text, word)
+		}
+	}
+	e.noSecretIn("an error", text)
+}

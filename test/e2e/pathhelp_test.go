@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package e2e
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+)
+
+func TestPathHelp(t *testing.T) {
+	t.Parallel()
+	e := startEngine(t)
+	for _, row := range []struct {
+		path   string
+		fields string
+		says   string
+	}{
+		{"op/config", "allowed_auth_servers ca_cert default_grant key_id private_key request_timeout verify wallet_address", "One mount is one client"},
+		{"op/grants", "after limit", "stored grants"},
+		{"op/grants/x", "access access_token auth_server continue_token continue_url expires_in force interactive manage_url max_ttl name on_revoke renewable resource_server ttl wallet_address", "Import one that was obtained elsewhere"},
+		{"op/token", "", "newest reader"},
+		{"op/token/x", "name", "newest reader"},
+		{"op/rotate/x", "name", "leak"},
+	} {
+		t.Run(row.path, func(t *testing.T) {
+			e := e.in(t)
+			text := e.run("path-help", row.path)
+			parameters, description, found := strings.Cut(text, "## DESCRIPTION")
+			if !found || !strings.Contains(text, row.says) {
+				t.Errorf("the help does not say %q:\n%s", row.says, text)
+			}
+			if len(strings.Fields(description)) < 5 || strings.Contains(text, "<no ") {
+				t.Errorf("the path, or a field of it, is not described:\n%s", text)
+			}
+			if got := fieldsOf(parameters); got != row.fields {
+				t.Errorf("the fields are %s, not %s", got, row.fields)
+			}
+		})
+	}
+
+	all := e.run("path-help", "op")
+	for _, words := range []string{"acts as one Open Payments client", "^config$", "^grants/", "^token/", "^rotate/"} {
+		if !strings.Contains(all, words) {
+			t.Errorf("the mount's help does not say %q:\n%s", words, all)
+		}
+	}
+	if _, stderr, code := e.CLI(e.RootToken, "path-help", "op/unknown"); code == 0 || !strings.Contains(stderr, "unsupported path") {
+		t.Errorf("help on an unknown path: status %d, %s", code, stderr)
+	}
+}
+
+// fieldsOf are the names of the fields that a help text describes in a sentence.
+func fieldsOf(text string) string {
+	var names []string
+	for _, match := range regexp.MustCompile(`(?m)^ +(\w+) \([\w() ]+\)\n\s*\n +[A-Z].*\S.*\.$`).FindAllStringSubmatch(text, -1) {
+		names = append(names, match[1])
+	}
+	return strings.Join(names, " ")
+}

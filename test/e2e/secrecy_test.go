@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package e2e
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/vault/api"
+
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/sandbox"
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/vaulttest"
+)
+
+// Neither the server's log, with all that it can be made to say, nor its audit log
+// holds a secret, however the session goes.
+func TestLogsHoldNoSecret(t *testing.T) {
+	t.Parallel()
+	e := mountEngine(t, vaulttest.Start(t, vaulttest.Options{LogLevel: "trace"}), "op", 0)
+	audit := e.EnableAudit()
+	_, wrongKey := newKey(t)
+
+	misbehaving := func(m sandbox.Misbehaviour) {
+		t.Helper()
+		e.wallet.Misbehave(m)
+	}
+	set := func(key string) {
+		t.Helper()
+		e.gets(204, "POST", "config", asJSON(t, map[string]any{"private_key": key, "verify": false}))
+	}
+	set(base64.StdEncoding.EncodeToString([]byte(e.key)))
+	for _, path := range []string{"shop-income", "dropped", "failing"} {
+		e.ask(path, nil)
+	}
+	imported := e.obtain()
+	e.write("grants/imported", imported)
+
+	lease := e.renew(e.read("shop-income"), 60)
+	if err := e.vault.Sys().RevokeWithOptions(&api.RevokeOptions{LeaseID: lease.LeaseID, Sync: true}); err != nil {
+		t.Fatal(err)
+	}
+	superseded := e.read("imported")
+	e.read("imported")
+	e.refused(superseded, "superseded")
+	e.write("rotate/shop-income", nil)
+	e.grant("shop-income")
+	e.gets(200, "LIST", "grants", "")
+	e.gets(200, "PATCH", "grants/shop-income", `{"ttl":300}`)
+
+	// Mistyped: the secret is where it does not belong.
+	for path, body := range map[string]any{
+		"config":              map[string]any{"private_key": []string{e.key}},
+		"grants/mistyped":     map[string]any{"access_token": map[string]any{"value": imported["access_token"]}},
+		"grants/mistyped-2":   map[string]any{"access_token": imported["access_token"], "manage_url": imported["continue_url"]},
+		"grants/mistyped-3":   map[string]any{"access_token": imported["access_token"], "manage_url": []any{imported["manage_url"]}},
+		"grants/mistyped-4":   map[string]any{"token": imported["access_token"], "manage_url": imported["manage_url"]},
+		"grants/mistyped-5":   map[string]any{"access": imported["access_token"], "wallet_address": imported["manage_url"]},
+		"rotate/shop-income":  map[string]any{"access_token": imported["access_token"]},
+		"grants/shop-income":  map[string]any{"ttl": imported["access_token"]},
+		"grants/shop-income/": map[string]any{"access_token": imported["access_token"]},
+	} {
+		e.noSecretIn("the answer to bad input", e.gets(400, "POST", path, asJSON(t, body)).text)
+	}
+
+	// Each way to fail; those that heal are read again.
+	misbehaving(sandbox.Misbehaviour{On: []string{"rotate"}, Drop: true, Times: 1})
+	e.read("dropped")
+	misbehaving(sandbox.Misbehaviour{On: []string{"rotate"}, Reset: true, Times: 1})
+	e.read("dropped")
+	misbehaving(sandbox.Misbehaviour{On: []string{"rotate"}, NotJSON: true, Times: 1})
+	e.read("dropped")
+	misbehaving(sandbox.Misbehaviour{On: []string{"rotate"}, Status: 401, Times: 1})
+	e.read("dropped")
+	misbehaving(sandbox.Misbehaviour{On: []string{"rotate"}, Status: 500})
+	e.noSecretIn("a 502", e.gets(502, "GET", "token/failing", "").text)
+	misbehaving(sandbox.Misbehaviour{On: []string{"cancel"}, Status: 500, Times: 1})
+	e.noSecretIn("a 502", e.gets(502, "DELETE", "grants/shop-income", "").text)
+	misbehaving(sandbox.Misbehaviour{})
+	set(wrongKey)
+	e.noSecretIn("the answer of a wrong key", e.gets(400, "GET", "token/imported", "").text, wrongKey)
+	set(e.key)
+	misbehaving(sandbox.Misbehaviour{On: []string{"rotate"}, Drop: true, Times: 1})
+	e.noSecretIn("the answer of a lost grant", e.gets(400, "GET", "token/imported", "").text)
+	e.expect(e.grant("imported"), map[string]any{"status": "lost"})
+
+	for _, name := range []string{"shop-income", "dropped", "failing", "imported"} {
+		e.noSecretIn("a grant that is read", e.gets(200, "GET", "grants/"+name, "").text)
+		e.gets(204, "DELETE", "grants/"+name, "")
+	}
+	e.Stop()
+
+	entries, err := os.ReadFile(audit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for where, text := range map[string]string{"the server's log": e.Log(), "the audit log": string(entries)} {
+		e.noSecretIn(where, text, wrongKey)
+	}
+	// It was looked for where it could have been.
+	for where, found := range map[string]bool{
+		"trace lines":                 strings.Contains(e.Log(), "[TRACE]"),
+		"lines of the engine":         strings.Contains(e.Log(), "the grant is lost"),
+		"audited reads":               strings.Contains(string(entries), "op/token/shop-income"),
+		"audited values, hashed":      strings.Contains(string(entries), `"manage_url":"hmac-sha256:`),
+		"audited errors":              strings.Contains(string(entries), "answered 500"),
+		"audited answers with tokens": strings.Contains(string(entries), `"access_token":"hmac-sha256:`),
+	} {
+		if !found {
+			t.Errorf("the logs hold no %s", where)
+		}
+	}
+	kinds := map[string]int{}
+	for _, what := range e.wire.secrets {
+		kinds[what]++
+	}
+	if kinds["an access token"] < 12 || kinds["a manage URL"] < 12 || kinds["a continue URL"] < 5 || kinds["a continue token"] < 5 {
+		t.Errorf("the sandbox has told no more than %v", kinds)
+	}
+}
+
+func asJSON(t *testing.T, value any) string {
+	t.Helper()
+	text, err := json.Marshal(value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
