@@ -140,10 +140,10 @@ Make it misbehave, here by losing the answer to one rotation; then see what is s
   curl -X PUT --data '{"on":["rotate"],"times":1,"drop":true}' %[1]s/misbehave
   curl %[1]s/misbehave
   curl -X DELETE %[1]s/misbehave
-Members: on (grant, continue, cancel, rotate, revoke, keys, wallet, resource), times, and what to do:
+Members: on (grant, continue, cancel, rotate, revoke, interact, keys, wallet, resource), times, and what to do:
 delay ("2s"), drop, reset, status (500), not_json, keys_down.
 
-Interactive grants stay pending: there is no consent page yet.
+Interactive grants: open the "redirect" of the answer in a browser to accept or decline as the owner.
 `, url, server.WalletAddress("alice"), server.WalletAddress("shop"), server.WalletAddress("client"),
 		server.AuthServer(), server.ResourceServer())
 }

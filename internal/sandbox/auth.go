@@ -118,7 +118,7 @@ func (s *Server) requestGrant(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	now := s.now()
-	g := &grant{client: request.client, access: request.access, hasFinish: request.hasFinish, continued: now}
+	g := &grant{client: request.client, access: request.access, hasFinish: request.finish.uri != "", continued: now}
 	if !request.needsOwner {
 		g.state = stateApproved
 		s.store.add(g)
@@ -133,21 +133,17 @@ func (s *Server) requestGrant(w http.ResponseWriter, r *http.Request) error {
 	if request.twoAmounts {
 		return refused(http.StatusBadRequest, codeInvalidRequest, "only one access amount allowed")
 	}
-	s.store.add(g)
-	answer(w, http.StatusOK, grantAnswer{
-		Interact: s.describeInteract(request.client, publicName), Continue: s.describeContinue(g, s.wait),
-	})
+	i := &interaction{clientName: publicName, finish: request.finish, expires: now.Add(interactionLifetime)}
+	s.store.addInteractive(g, i)
+	answer(w, http.StatusOK, grantAnswer{Interact: s.describeInteract(i), Continue: s.describeContinue(g, s.wait)})
 	return nil
 }
 
-// describeInteract tells where the owner is to be sent. There is no page yet.
-func (s *Server) describeInteract(c client, publicName string) *interactAnswer {
-	finish := newSecret()
-	shown := url.Values{"clientName": {publicName}, "clientUri": {c.wallet}}
-	return &interactAnswer{
-		Redirect: s.AuthServer() + "/interact/" + newID() + "/" + finish + "?" + shown.Encode(),
-		Finish:   finish,
-	}
+// describeInteract tells where the owner is to be sent. The query is for servers that leave the page to another one; the
+// sandbox's own page does not believe it.
+func (s *Server) describeInteract(i *interaction) *interactAnswer {
+	shown := url.Values{"clientName": {i.clientName}, "clientUri": {i.grant.client.wallet}}
+	return &interactAnswer{Redirect: s.origin + i.path() + "?" + shown.Encode(), Finish: i.nonce}
 }
 
 // publicName is how the client is shown to the owner. A client whose wallet address has no public name gets no
@@ -189,8 +185,7 @@ func gnapToken(r *http.Request) (string, bool) {
 	return value, ok && value != "" && !strings.Contains(value, " ")
 }
 
-// continueGrant serves post-continue of the OpenAPI document. Since nobody can be asked for consent yet, no interaction
-// reference is right.
+// continueGrant serves post-continue of the OpenAPI document.
 func (s *Server) continueGrant(w http.ResponseWriter, r *http.Request) error {
 	var (
 		reference string
@@ -205,15 +200,20 @@ func (s *Server) continueGrant(w http.ResponseWriter, r *http.Request) error {
 		return err
 	case !polls && reference == "":
 		return refused(http.StatusUnauthorized, codeInvalidRequest, "missing interaction reference")
-	case !polls:
-		return refused(http.StatusNotFound, codeInvalidContinuation, "grant not found")
 	}
-	t, err := s.store.poll(g, s.now(), s.wait, s.tokenLifetime)
+	var t *token
+	if polls {
+		t, err = s.store.poll(g, s.now(), s.wait, s.tokenLifetime)
+	} else {
+		t, err = s.store.continueWith(g, reference, s.now(), s.wait, s.tokenLifetime)
+	}
 	switch {
 	case errors.Is(err, errGrantGone):
 		return invalidGrant()
+	case errors.Is(err, errNoInteraction):
+		return refused(http.StatusNotFound, codeInvalidContinuation, "grant not found")
 	case errors.Is(err, errTooFast):
-		return refused(http.StatusBadRequest, codeTooFast, "the grant was polled before its wait was over")
+		return refused(http.StatusBadRequest, codeTooFast, "the grant was continued before its wait was over")
 	case errors.Is(err, errHasFinish):
 		return refused(http.StatusUnauthorized, codeRequestDenied, "grant cannot be polled")
 	case err != nil:

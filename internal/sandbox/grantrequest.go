@@ -20,7 +20,7 @@ type grantRequest struct {
 	client      client
 	access      []json.RawMessage
 	hasInteract bool
-	hasFinish   bool
+	finish      finish
 	hasSubject  bool
 	needsOwner  bool // the rights include one that only its owner can give
 	twoAmounts  bool // a right is limited by debitAmount and receiveAmount
@@ -39,7 +39,7 @@ func parseGrantRequest(body string) (grantRequest, error) {
 	}
 	_, request.hasInteract = top["interact"]
 	if request.hasInteract {
-		if request.hasFinish, err = parseInteract(top["interact"]); err != nil {
+		if request.finish, err = parseInteract(top["interact"]); err != nil {
 			return request, err
 		}
 	}
@@ -99,30 +99,31 @@ func parseClient(raw json.RawMessage) (client, error) {
 	return client{key: &key}, nil
 }
 
-// parseInteract reports whether the client wants to be called back.
-func parseInteract(raw json.RawMessage) (hasFinish bool, err error) {
+// parseInteract reads how the client wants to be called back.
+func parseInteract(raw json.RawMessage) (finish, error) {
+	var f finish
 	interact, err := asObject(raw, "interact")
 	if err != nil {
-		return false, err
+		return f, err
 	}
 	if _, err := interact.words("start", "interact.", "redirect"); err != nil {
-		return false, err
+		return f, err
 	}
 	if interact["finish"] == nil {
-		return false, nil
+		return f, nil
 	}
-	finish, err := asObject(interact["finish"], "interact.finish")
+	back, err := asObject(interact["finish"], "interact.finish")
 	if err != nil {
-		return false, err
+		return f, err
 	}
-	if method, err := finish.text("method", "interact.finish."); err != nil || method != "redirect" {
-		return false, wrong("interact.finish.method", `must be "redirect"`)
+	if method, err := back.text("method", "interact.finish."); err != nil || method != "redirect" {
+		return f, wrong("interact.finish.method", `must be "redirect"`)
 	}
-	if _, err := finish.uri("uri", "interact.finish."); err != nil {
-		return false, err
+	if f.uri, err = back.uri("uri", "interact.finish."); err != nil {
+		return f, err
 	}
-	_, err = finish.text("nonce", "interact.finish.")
-	return true, err
+	f.nonce, err = back.text("nonce", "interact.finish.")
+	return f, err
 }
 
 func (g *grantRequest) parseAccess(raw json.RawMessage) error {

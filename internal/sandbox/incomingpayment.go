@@ -5,20 +5,12 @@ package sandbox
 import (
 	"encoding/json"
 	"net/http"
-	"net/url"
 	"slices"
-	"strconv"
-	"strings"
-	"sync"
 	"time"
 )
 
-const (
-	// defaultPage is how many payments a list holds if the request does not say.
-	defaultPage = 20
-	// timeFormat is how JavaScript, and so Rafiki, writes a time.
-	timeFormat = "2006-01-02T15:04:05.000Z"
-)
+// timeFormat is how JavaScript, and so Rafiki, writes a time.
+const timeFormat = "2006-01-02T15:04:05.000Z"
 
 // method is how an incoming payment can be paid. Nobody listens at the sandbox's addresses.
 type method struct {
@@ -39,9 +31,10 @@ type incomingPayment struct {
 	CreatedAt      string          `json:"createdAt"`
 	Methods        *[]method       `json:"methods,omitempty"`
 
-	key    string // the last part of ID, which is also the cursor
-	client string // who has made it
-	paid   []method
+	key     string // the last part of ID, which is also the cursor
+	client  string // who has made it
+	paid    []method
+	expires time.Time // zero: never
 }
 
 // withMethods is the payment with the ways to pay it: none once it is completed.
@@ -52,12 +45,6 @@ func (p incomingPayment) withMethods() incomingPayment {
 	}
 	p.Methods = &methods
 	return p
-}
-
-// payments are the incoming payments, oldest first.
-type payments struct {
-	mu       sync.Mutex
-	incoming []*incomingPayment
 }
 
 func (p *payments) add(payment incomingPayment) {
@@ -131,7 +118,7 @@ func (s *Server) createIncomingPayment(w http.ResponseWriter, r *http.Request) e
 // parseIncomingPayment reads the body of a create. Its errors are sentences for the client.
 func parseIncomingPayment(body string, now time.Time) (incomingPayment, error) {
 	payment := incomingPayment{
-		ReceivedAmount: amount{Value: "0", AssetCode: assetCode, AssetScale: assetScale},
+		ReceivedAmount: ours(0),
 		CreatedAt:      now.UTC().Format(timeFormat),
 	}
 	top, err := asObject(json.RawMessage(body), "the body")
@@ -145,12 +132,9 @@ func parseIncomingPayment(body string, now time.Time) (incomingPayment, error) {
 		return payment, err
 	}
 	if raw := top["incomingAmount"]; raw != nil {
-		a, err := parseAmount(raw, "incomingAmount")
+		a, err := parsePaid(raw, "incomingAmount")
 		if err != nil {
 			return payment, err
-		}
-		if a.AssetCode != assetCode || a.AssetScale != assetScale || strings.Trim(a.Value, "0") == "" {
-			return payment, wrong("incomingAmount", "must be more than 0, in the asset of the wallet address")
 		}
 		payment.IncomingAmount = &a
 	}
@@ -163,7 +147,7 @@ func parseIncomingPayment(body string, now time.Time) (incomingPayment, error) {
 		if err != nil || !expires.After(now) {
 			return payment, wrong("expiresAt", "must be a date and time to come")
 		}
-		payment.ExpiresAt = expires.UTC().Format(timeFormat)
+		payment.expires, payment.ExpiresAt = expires, expires.UTC().Format(timeFormat)
 	}
 	if payment.Metadata = top["metadata"]; payment.Metadata != nil {
 		_, err = asObject(payment.Metadata, "metadata")
@@ -229,102 +213,14 @@ func (s *Server) completeIncomingPayment(w http.ResponseWriter, r *http.Request)
 
 // listIncomingPayments serves list-incoming-payments of the OpenAPI document.
 func (s *Server) listIncomingPayments(w http.ResponseWriter, r *http.Request) error {
-	body, err := openResource(r)
+	asked, client, err := s.openList(r, typeIncoming)
 	if err != nil {
 		return err
 	}
-	asked, err := parsePage(r.URL.Query())
-	if err != nil {
-		return denied(http.StatusBadRequest, err.Error())
-	}
-	allowed, err := s.authorize(r, body, typeIncoming, "list", asked.wallet)
-	if err != nil {
-		return err
-	}
-	if !s.isWallet(asked.wallet) {
-		return denied(http.StatusNotFound, "wallet-address is not one of the sandbox's")
-	}
-	client := allowed.client
-	if allowed.all {
-		client = ""
-	}
-	page, ok := asked.of(s.payments.list(asked.wallet, client))
+	page, ok := cut(s.payments.list(asked.wallet, client), asked, func(p incomingPayment) string { return p.key })
 	if !ok {
 		return denied(http.StatusBadRequest, "cursor is not one that was given out")
 	}
 	answer(w, http.StatusOK, page)
 	return nil
-}
-
-// pageRequest is which part of a list is wanted.
-type pageRequest struct {
-	wallet string
-	cursor string
-	size   int
-	before bool // the payments before the cursor, not those after it
-}
-
-func parsePage(query url.Values) (pageRequest, error) {
-	asked := pageRequest{wallet: query.Get("wallet-address"), cursor: query.Get("cursor"), size: defaultPage}
-	if asked.wallet == "" {
-		return asked, wrong("wallet-address", "is required")
-	}
-	if query.Has("cursor") && asked.cursor == "" {
-		return asked, wrong("cursor", "must not be empty")
-	}
-	if query.Has("first") && query.Has("last") {
-		return asked, wrong("first", "and last must not be asked for at once")
-	}
-	for _, name := range []string{"first", "last"} {
-		if !query.Has(name) {
-			continue
-		}
-		n, err := strconv.Atoi(query.Get(name))
-		if err != nil || n < 1 || n > 100 {
-			return asked, wrong(name, "must be an integer from 1 to 100")
-		}
-		asked.size, asked.before = n, name == "last"
-	}
-	if asked.before && asked.cursor == "" {
-		return asked, wrong("last", "needs a cursor")
-	}
-	return asked, nil
-}
-
-// page is one part of a list, as the OpenAPI document has it.
-type page struct {
-	Pagination struct {
-		StartCursor     string `json:"startCursor,omitempty"`
-		EndCursor       string `json:"endCursor,omitempty"`
-		HasNextPage     bool   `json:"hasNextPage"`
-		HasPreviousPage bool   `json:"hasPreviousPage"`
-	} `json:"pagination"`
-	Result []incomingPayment `json:"result"`
-}
-
-// of cuts the page out of the whole list. It reports false if the cursor is not in the list.
-func (asked pageRequest) of(all []incomingPayment) (page, bool) {
-	start, end := 0, len(all)
-	if asked.cursor != "" {
-		at := slices.IndexFunc(all, func(p incomingPayment) bool { return p.key == asked.cursor })
-		if at < 0 {
-			return page{}, false
-		}
-		start = at + 1
-		if asked.before {
-			start, end = 0, at
-		}
-	}
-	if asked.before {
-		start = max(start, end-asked.size)
-	} else {
-		end = min(end, start+asked.size)
-	}
-	var p page
-	p.Result = all[start:end]
-	p.Pagination.HasPreviousPage, p.Pagination.HasNextPage = start > 0, end < len(all)
-	if len(p.Result) > 0 {
-		p.Pagination.StartCursor, p.Pagination.EndCursor = p.Result[0].key, p.Result[len(p.Result)-1].key
-	}
-	return p, true
 }

@@ -20,8 +20,8 @@ import (
 // NotJSON may be set; Delay and KeysDown go with any. In JSON the members are on, times, delay, drop, reset, status,
 // not_json and keys_down.
 type Misbehaviour struct {
-	// On are the operations it applies to; empty means all of the authorization server's: "grant", "continue",
-	// "cancel", "rotate" and "revoke".
+	// On are the operations it applies to; empty means all that clients ask of the authorization server: "grant",
+	// "continue", "cancel", "rotate" and "revoke".
 	On []string
 	// Times is how many requests it applies to; then it ends. Zero means until it is switched off.
 	Times int

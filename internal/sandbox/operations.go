@@ -23,12 +23,13 @@ const (
 	opCancel   = "cancel"
 	opRotate   = "rotate"
 	opRevoke   = "revoke"
+	opInteract = "interact"
 	opKeys     = "keys"
 	opWallet   = "wallet"
 	opResource = "resource"
 )
 
-var operations = []string{opGrant, opContinue, opCancel, opRotate, opRevoke, opKeys, opWallet, opResource}
+var operations = []string{opGrant, opContinue, opCancel, opRotate, opRevoke, opInteract, opKeys, opWallet, opResource}
 
 // route ties a request to its operation and to what serves it. The requests that steer the sandbox have no operation.
 type route struct {
@@ -46,11 +47,20 @@ func routeTable() []route {
 		{"DELETE " + authPath + "/continue/{id}", opCancel, (*Server).cancelGrant},
 		{"POST " + authPath + "/token/{id}", opRotate, (*Server).rotateToken},
 		{"DELETE " + authPath + "/token/{id}", opRevoke, (*Server).revokeToken},
+		{"GET " + authPath + "/interact/{id}/{nonce}", opInteract, (*Server).askOwner},
+		{"POST " + authPath + "/interact/{id}/{nonce}", opInteract, (*Server).takeDecision},
+		{"GET " + authPath + "/interact/{id}/{nonce}/finish", opInteract, (*Server).finishInteraction},
 
 		{"POST " + resourcePath + "/incoming-payments", opResource, (*Server).createIncomingPayment},
 		{"GET " + resourcePath + "/incoming-payments", opResource, (*Server).listIncomingPayments},
 		{"GET " + resourcePath + "/incoming-payments/{id}", opResource, (*Server).readIncomingPayment},
 		{"POST " + resourcePath + "/incoming-payments/{id}/complete", opResource, (*Server).completeIncomingPayment},
+		{"POST " + resourcePath + "/quotes", opResource, (*Server).createQuote},
+		{"GET " + resourcePath + "/quotes/{id}", opResource, (*Server).readQuote},
+		{"POST " + resourcePath + "/outgoing-payments", opResource, (*Server).createOutgoingPayment},
+		{"GET " + resourcePath + "/outgoing-payments", opResource, (*Server).listOutgoingPayments},
+		{"GET " + resourcePath + "/outgoing-payments/{id}", opResource, (*Server).readOutgoingPayment},
+		{"GET " + resourcePath + "/outgoing-payment-grant", opResource, (*Server).showSpent},
 
 		{"PUT " + clientKeysPath, "", (*Server).putClientKeys},
 		{"GET /misbehave", "", (*Server).showMisbehaviour},
@@ -76,8 +86,8 @@ var patterns, operationOf = func() (*http.ServeMux, map[string]string) {
 	return mux, operation
 }()
 
-// Operation says what a request asks for: "grant", "continue", "cancel", "rotate", "revoke", "keys", "wallet" or
-// "resource"; empty for a request that none of them serves.
+// Operation says what a request asks for: "grant", "continue", "cancel", "rotate", "revoke", "interact" (the owner's
+// browser), "keys", "wallet" or "resource"; empty for a request that none of them serves.
 func Operation(r *http.Request) string {
 	if !isClean(r.URL.Path) {
 		return ""

@@ -5,7 +5,6 @@ package sandbox
 import (
 	"encoding/json"
 	"net/http"
-	"slices"
 	"strconv"
 )
 
@@ -34,6 +33,7 @@ func openResource(r *http.Request) (content, error) {
 // permission is what the resource server has found out about an authorized request.
 type permission struct {
 	client string
+	grant  *grant
 	all    bool // the right is the "-all" one: other clients' payments too
 }
 
@@ -63,26 +63,14 @@ func (s *Server) authorize(r *http.Request, body content, kind, action, wallet s
 	if !sig.isBy(key) {
 		return permission{}, denied(http.StatusUnauthorized, "Invalid signature")
 	}
-	return permission{client: t.grant.client.name(), all: all}, nil
+	return permission{client: t.grant.client.name(), grant: t.grant, all: all}, nil
 }
 
-// rightsOf reports whether a grant gives an action, and whether it gives its "-all" form. An identifier is compared as
-// it is written.
+// rightsOf reports whether a grant gives an action, and whether it gives its "-all" form.
 func rightsOf(access []json.RawMessage, kind, action, wallet string) (plain, all bool) {
-	for _, raw := range access {
-		var right struct {
-			Type       string   `json:"type"`
-			Actions    []string `json:"actions"`
-			Identifier string   `json:"identifier"`
-		}
-		if json.Unmarshal(raw, &right) != nil || right.Type != kind {
-			continue
-		}
-		if right.Identifier != "" && right.Identifier != wallet {
-			continue
-		}
-		plain = plain || slices.Contains(right.Actions, action)
-		all = all || slices.Contains(right.Actions, action+"-all")
+	for _, r := range parseRights(access) {
+		plain = plain || r.gives(kind, action, wallet)
+		all = all || r.gives(kind, action+"-all", wallet)
 	}
 	return plain, all
 }

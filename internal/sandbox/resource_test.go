@@ -341,7 +341,7 @@ func TestUnrouted(t *testing.T) {
 		{method: "GET", url: w.URL() + "/alice/../shop"},
 		{method: "GET", url: w.AuthServer()},
 		{method: "PUT", url: w.AuthServer() + "/token/x"},
-		{method: "GET", url: w.ResourceServer() + "/quotes/x"},
+		{method: "GET", url: w.ResourceServer() + "/quotes"},
 	} {
 		w.wantText(w.ask(a), http.StatusNotFound)
 	}

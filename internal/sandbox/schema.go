@@ -86,6 +86,28 @@ type amount struct {
 	AssetScale int    `json:"assetScale"`
 }
 
+// ours is an amount in the asset of the sandbox's accounts.
+func ours(units uint64) amount {
+	return amount{Value: strconv.FormatUint(units, 10), AssetCode: assetCode, AssetScale: assetScale}
+}
+
+func (a amount) isOurs() bool { return a.AssetCode == assetCode && a.AssetScale == assetScale }
+
+// units is the value of an amount that was parsed.
+func (a amount) units() uint64 {
+	n, _ := strconv.ParseUint(a.Value, 10, 64)
+	return n
+}
+
+// parsePaid reads an amount that is to be paid.
+func parsePaid(raw json.RawMessage, path string) (amount, error) {
+	a, err := parseAmount(raw, path)
+	if err == nil && (!a.isOurs() || a.units() == 0) {
+		err = wrong(path, "must be more than 0, in the asset of the wallet address")
+	}
+	return a, err
+}
+
 func parseAmount(raw json.RawMessage, path string) (amount, error) {
 	m, err := asObject(raw, path)
 	if err != nil {

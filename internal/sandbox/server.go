@@ -35,7 +35,7 @@ const (
 type Options struct {
 	// Addr is the host and port to listen on, "127.0.0.1:0" if empty. A host that is not loopback is refused.
 	Addr string
-	// Now is the clock that tokens and waits live by, time.Now if nil.
+	// Now is the clock that tokens, waits, interactions, quotes and intervals live by, time.Now if nil.
 	Now func() time.Time
 	// TokenLifetime is what an access token lives, in whole seconds; 10 minutes if zero.
 	TokenLifetime time.Duration

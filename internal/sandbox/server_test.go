@@ -101,10 +101,15 @@ func TestLogHoldsNoSecret(t *testing.T) {
 	w.ask(w.rotate(fresh))
 	w.Misbehave(sandbox.Misbehaviour{})
 	w.ask(w.cancel(g))
+	interactive := w.pending(w.outgoing(""), app)
+	reference := w.reference(interactive, w.consent(interactive, true))
+	w.ask(w.finish(interactive, reference))
+	w.finishPage(interactive)
 	w.Close()
 	secrets := []string{
 		g.AccessToken.Value, g.AccessToken.Manage, fresh.AccessToken.Value, fresh.AccessToken.Manage,
 		g.Continue.AccessToken.Value, g.Continue.URI, "not-a-uuid", "/token/", "/continue/",
+		reference, interactive.Interact.Finish, interactive.Continue.AccessToken.Value, "/interact/", "interact_ref", clientNonce,
 	}
 	for i, secret := range secrets {
 		if strings.Contains(log.String(), secret) {

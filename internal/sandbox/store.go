@@ -22,12 +22,14 @@ const (
 	statePending  grantState = iota // its owner has not been asked yet
 	stateApproved                   // a token can be had at the continue URI
 	stateIssued                     // and has been
+	stateRejected                   // its owner has declined
 )
 
 // grant is what a client was granted.
 type grant struct {
 	client        client
 	access        []json.RawMessage
+	interaction   *interaction // nil if its owner need not be asked
 	state         grantState
 	hasFinish     bool // the client wants to be called back, and so cannot poll
 	continueID    string
@@ -45,14 +47,18 @@ type token struct {
 
 // store holds grants and tokens. One lock for all makes each change one step, as a database's transaction does.
 type store struct {
-	mu       sync.Mutex
-	grants   map[string]*grant // by continue id
-	byManage map[string]*token
-	byValue  map[string]*token
+	mu           sync.Mutex
+	grants       map[string]*grant       // by continue id
+	interactions map[string]*interaction // by id
+	byManage     map[string]*token
+	byValue      map[string]*token
 }
 
 func newStore() store {
-	return store{grants: map[string]*grant{}, byManage: map[string]*token{}, byValue: map[string]*token{}}
+	return store{
+		grants: map[string]*grant{}, interactions: map[string]*interaction{},
+		byManage: map[string]*token{}, byValue: map[string]*token{},
+	}
 }
 
 // newSecret is a value that nobody can guess: 130 bits.
@@ -146,12 +152,13 @@ func (s *store) cancel(g *grant) bool {
 	return true
 }
 
-// The ways in which a poll can fail.
+// The ways in which a continuation can fail.
 var (
-	errGrantGone = errors.New("the grant was cancelled")
-	errTooFast   = errors.New("the wait is not over")
-	errHasFinish = errors.New("the grant has a finish method")
-	errDone      = errors.New("the grant's token was issued")
+	errGrantGone     = errors.New("the grant was cancelled")
+	errNoInteraction = errors.New("the interaction reference is not that of the grant")
+	errTooFast       = errors.New("the wait is not over")
+	errHasFinish     = errors.New("the grant has a finish method")
+	errDone          = errors.New("the owner has declined, or the grant's token was issued")
 )
 
 // poll continues a grant without an interaction reference. It gives a token, or nil while the owner has not decided.

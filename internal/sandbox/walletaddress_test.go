@@ -94,7 +94,10 @@ func TestOperation(t *testing.T) {
 		"GET /op/incoming-payments?a=b": "resource", "POST /op/incoming-payments": "resource",
 		"GET /op/incoming-payments/a": "resource", "POST /op/incoming-payments/a/complete": "resource",
 		"GET /auth": "", "GET /alice/": "", "GET /client//jwks.json": "", "PUT /client/jwks.json": "", "GET /misbehave": "", "GET /": "",
-		"GET /op/quotes/a": "", "POST /auth/token/a/b": "",
+		"POST /op/quotes": "resource", "GET /op/quotes/a": "resource", "POST /op/outgoing-payments": "resource",
+		"GET /op/outgoing-payments?a=b": "resource", "GET /op/outgoing-payments/a": "resource", "GET /op/outgoing-payment-grant": "resource",
+		"GET /auth/interact/a/b?c=d": "interact", "POST /auth/interact/a/b": "interact", "GET /auth/interact/a/b/finish": "interact",
+		"GET /op/quotes": "", "GET /auth/interact/a": "", "POST /auth/token/a/b": "",
 	} {
 		method, path, _ := strings.Cut(request, " ")
 		r, err := http.NewRequest(method, origin+path, nil)

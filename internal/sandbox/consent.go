@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package sandbox
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/subtle"
+	_ "embed" // the page and its style
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"html/template"
+	"io"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+)
+
+var (
+	//go:embed consent.html
+	consentHTML string
+	//go:embed consent.css
+	consentCSS string
+)
+
+// consentTemplates are "ask", the question to the owner, and "notice", a page that only says something.
+var consentTemplates = template.Must(template.New("consent").
+	//nolint:gosec // G203: the style is a file of ours.
+	Funcs(template.FuncMap{"style": func() template.CSS { return template.CSS(consentCSS) }}).
+	Parse(consentHTML))
+
+// styleHash lets the page's own style in, and no other.
+var styleHash = func() string {
+	sum := sha256.Sum256([]byte(consentCSS))
+	return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
+}()
+
+const (
+	consentCookie = "consent"
+	nonceField    = "nonce"
+)
+
+// consentPage is what "ask" shows.
+type consentPage struct {
+	ClientName, ClientWallet string
+	Wallets                  []string
+	Rights                   []shownRight
+	Ends                     string
+	Nonce                    string
+}
+
+// notice is what "notice" shows.
+type notice struct{ Title, Text string }
+
+// askOwner shows the owner who asks for what. Whoever opens the page is taken for the owner: the sandbox has no accounts.
+func (s *Server) askOwner(w http.ResponseWriter, r *http.Request) error {
+	i, ok := s.store.byInteraction(r.PathValue("id"), r.PathValue("nonce"))
+	if !ok {
+		return unknownInteraction(w)
+	}
+	if s.store.outcome(i, s.now()) != outcomeUndecided {
+		return s.finish(w, r, i)
+	}
+	nonce := newSecret()
+	if cookie, err := r.Cookie(consentCookie); err == nil && cookie.Value != "" {
+		nonce = cookie.Value // else a second window would make the first one's form invalid
+	}
+	//nolint:gosec // G124: it cannot be Secure, since the sandbox speaks plain http, on loopback.
+	http.SetCookie(w, &http.Cookie{
+		Name: consentCookie, Value: nonce, Path: i.path(), MaxAge: int(interactionLifetime.Seconds()),
+		HttpOnly: true, SameSite: http.SameSiteLaxMode,
+	})
+	rights, wallets := showRights(i.grant.access)
+	return showPage(w, http.StatusOK, "ask", formTargets(i.finish.uri), consentPage{
+		ClientName: i.clientName, ClientWallet: i.grant.client.wallet, Wallets: wallets, Rights: rights,
+		Ends: i.expires.UTC().Format(timeOfDay), Nonce: nonce,
+	})
+}
+
+// takeDecision takes the form of the page, and of no other: the client knows the page's address, and could have the owner's
+// browser post to it from a page of its own. So the browser must say that the form is from here, or say nothing, and the
+// form must hold what the page's cookie does, which another origin can neither read nor set.
+func (s *Server) takeDecision(w http.ResponseWriter, r *http.Request) error {
+	i, ok := s.store.byInteraction(r.PathValue("id"), r.PathValue("nonce"))
+	if !ok {
+		return unknownInteraction(w)
+	}
+	cookie, err := r.Cookie(consentCookie)
+	if err != nil || cookie.Value == "" || http.NewCrossOriginProtection().Check(r) != nil ||
+		subtle.ConstantTimeCompare([]byte(cookie.Value), []byte(r.PostFormValue(nonceField))) != 1 {
+		return showPage(w, http.StatusForbidden, "notice", "", notice{
+			"Nothing was decided", "This decision did not come from the page of this wallet. Open the link of the client again.",
+		})
+	}
+	switch r.PostFormValue("decision") {
+	case "accept":
+		s.store.decide(i, true, s.now())
+	case "decline":
+		s.store.decide(i, false, s.now())
+	default:
+		return showPage(w, http.StatusBadRequest, "notice", "", notice{
+			"Nothing was decided", "The request neither accepts nor declines.",
+		})
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	http.Redirect(w, r, s.origin+i.path()+"/finish", http.StatusSeeOther)
+	return nil
+}
+
+// finishInteraction is where the owner's browser is sent after the decision.
+func (s *Server) finishInteraction(w http.ResponseWriter, r *http.Request) error {
+	i, ok := s.store.byInteraction(r.PathValue("id"), r.PathValue("nonce"))
+	if !ok {
+		return unknownInteraction(w)
+	}
+	return s.finish(w, r, i)
+}
+
+// finish sends the owner back to the client, or says that there is nowhere to go.
+func (s *Server) finish(w http.ResponseWriter, r *http.Request, i *interaction) error {
+	o := s.store.outcome(i, s.now())
+	if location := i.finishLocation(o, s.AuthServer()); location != "" {
+		secure(w, "")
+		w.Header().Set("Location", location)
+		w.WriteHeader(http.StatusFound)
+		return nil
+	}
+	switch o {
+	case outcomeAccepted:
+		return showPage(w, http.StatusOK, "notice", "", notice{
+			"You have accepted", "You may close this window. The client goes on by itself.",
+		})
+	case outcomeDeclined:
+		return showPage(w, http.StatusOK, "notice", "", notice{
+			"You have declined", "The client gets nothing. You may close this window. The client goes on by itself.",
+		})
+	case outcomeUndecided:
+		http.Redirect(w, r, s.origin+i.path(), http.StatusSeeOther)
+		return nil
+	default:
+		return showPage(w, http.StatusGone, "notice", "", notice{
+			"This request has ended", "It has expired, or the client has withdrawn it. You may close this window.",
+		})
+	}
+}
+
+func unknownInteraction(w http.ResponseWriter) error {
+	return showPage(w, http.StatusNotFound, "notice", "", notice{
+		"There is no such request", "The link is wrong or incomplete. Open the link of the client again.",
+	})
+}
+
+// showPage answers with a page, all of it or none.
+func showPage(w http.ResponseWriter, status int, name, targets string, data any) error {
+	var page bytes.Buffer
+	if err := consentTemplates.ExecuteTemplate(&page, name, data); err != nil {
+		return fmt.Errorf("writing the page: %w", err)
+	}
+	secure(w, targets)
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = w.Write(page.Bytes())
+	return nil
+}
+
+// secure lets a page load nothing, be framed by nobody and tell its address, which holds a secret, to nobody else.
+func secure(w http.ResponseWriter, formTargets string) {
+	if formTargets == "" {
+		formTargets = "'none'"
+	}
+	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src "+styleHash+
+		"; form-action "+formTargets+"; base-uri 'none'; frame-ancestors 'none'")
+	w.Header().Set("Referrer-Policy", "same-origin")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Header().Set("Cache-Control", "no-store")
+}
+
+// sourceOrigin is an origin that can be written into a Content-Security-Policy as it is.
+var sourceOrigin = regexp.MustCompile(`^https?://[A-Za-z0-9.-]+(:[0-9]+)?$`)
+
+// formTargets are where the form may lead: browsers apply form-action to the redirects after it too.
+func formTargets(finishURI string) string {
+	if finishURI == "" {
+		return "'self'"
+	}
+	u, err := url.Parse(finishURI)
+	if err != nil {
+		return "'self'"
+	}
+	if origin := u.Scheme + "://" + u.Host; sourceOrigin.MatchString(origin) {
+		return "'self' " + origin
+	}
+	// An IPv6 address, or a URI of an application: the policy has no words for more than the scheme, whose letters
+	// url.Parse has checked.
+	return "'self' " + u.Scheme + ":"
+}
+
+var (
+	errNoInteractURL = errors.New("not an interact URL of this sandbox")
+	nonceInPage      = regexp.MustCompile(`name="` + nonceField + `" value="([A-Z0-9]+)"`)
+)
+
+// Consent does what the owner would who opens the URL that a grant request was answered with (interact.redirect) and
+// accepts or declines: it loads the page, sends its form and follows the redirects, all over HTTP. It gives the URL at
+// which the browser would end: the client's finish URI with what has become of the interaction, which is not asked for;
+// empty if the client has none. An interaction that has ended already gives the URL that the owner would be sent to.
+// Errors never hold a URL of the interaction.
+func (s *Server) Consent(interactRedirect string, accept bool) (location string, err error) {
+	page, _, _ := strings.Cut(interactRedirect, "?")
+	if !strings.HasPrefix(page, s.AuthServer()+"/interact/") {
+		return "", errNoInteractURL
+	}
+	seen, err := s.browse(http.MethodGet, page, nil, nil)
+	if err != nil {
+		return "", fmt.Errorf("opening the page: %w", err)
+	}
+	if nonce := nonceInPage.FindStringSubmatch(seen.body); seen.status == http.StatusOK && nonce != nil {
+		form := url.Values{nonceField: {nonce[1]}, "decision": {"decline"}}
+		if accept {
+			form.Set("decision", "accept")
+		}
+		if seen, err = s.browse(http.MethodPost, page, form, seen.cookies); err != nil {
+			return "", fmt.Errorf("sending the decision: %w", err)
+		}
+	}
+	for seen.status == http.StatusSeeOther {
+		if seen, err = s.browse(http.MethodGet, seen.location, nil, nil); err != nil {
+			return "", fmt.Errorf("following the redirect: %w", err)
+		}
+	}
+	if seen.status != http.StatusOK && seen.status != http.StatusFound {
+		return "", fmt.Errorf("the owner sees an error page, of status %d", seen.status)
+	}
+	return seen.location, nil
+}
+
+// sight is what a browser gets.
+type sight struct {
+	status   int
+	location string
+	cookies  []*http.Cookie
+	body     string
+}
+
+// browse makes one request as a browser does, and follows no redirect.
+func (s *Server) browse(method, page string, form url.Values, cookies []*http.Cookie) (sight, error) {
+	request, err := http.NewRequestWithContext(s.running, method, page, strings.NewReader(form.Encode()))
+	if err != nil {
+		return sight{}, errNoInteractURL // err holds the URL
+	}
+	if form != nil {
+		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	for _, cookie := range cookies {
+		request.AddCookie(cookie)
+	}
+	response, err := s.fetcher.Do(request)
+	if err != nil {
+		var holder *url.Error
+		if errors.As(err, &holder) {
+			err = holder.Err // without the URL
+		}
+		return sight{}, err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxBody))
+	return sight{response.StatusCode, response.Header.Get("Location"), response.Cookies(), string(body)}, err
+}
