@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/gowebpki/jcs"
 )
@@ -147,11 +148,44 @@ func checkLimits(raw json.RawMessage) error {
 		}
 	}
 	if interval, has := limits["interval"]; has {
-		if json.Unmarshal(interval, &text) != nil || !strings.HasPrefix(text, "R") {
-			return fmt.Errorf("limits.interval must be an ISO 8601 repeating interval, such as R12/2026-01-01T00:00:00Z/P1M")
+		if json.Unmarshal(interval, &text) != nil {
+			return fmt.Errorf("limits.interval must be a text")
+		}
+		if err := checkInterval(text); err != nil {
+			return fmt.Errorf("limits.interval %w", err)
 		}
 	}
 	return nil
+}
+
+var (
+	repeatRegexp   = regexp.MustCompile(`^R(-1|[0-9]*)$`)
+	durationRegexp = regexp.MustCompile(`^P([0-9]+Y)?([0-9]+M)?([0-9]+W)?([0-9]+D)?(T([0-9]+H)?([0-9]+M)?([0-9]+(\.[0-9]+)?S)?)?$`)
+)
+
+// checkInterval checks a repeating interval of ISO 8601: how often, and from
+// when to when, of which one may be a duration.
+func checkInterval(text string) error {
+	parts := strings.Split(text, "/")
+	if len(parts) != 3 {
+		return fmt.Errorf("must be an ISO 8601 repeating interval of three parts, such as R12/2026-01-01T00:00:00Z/P1M")
+	}
+	if !repeatRegexp.MatchString(parts[0]) {
+		return fmt.Errorf("must begin with R and how often it repeats, such as R12, or R for ever")
+	}
+	start, startErr := time.Parse(time.RFC3339, parts[1])
+	end, endErr := time.Parse(time.RFC3339, parts[2])
+	switch {
+	case startErr == nil && endErr == nil && !end.After(start):
+		return fmt.Errorf("must not end before it begins")
+	case startErr == nil && (endErr == nil || isDuration(parts[2])), isDuration(parts[1]) && endErr == nil:
+		return nil
+	}
+	return fmt.Errorf("must hold a time with its zone and a duration or a second time, such as 2026-01-01T00:00:00Z/P1M")
+}
+
+func isDuration(text string) bool {
+	return durationRegexp.MatchString(text) && strings.ContainsAny(text, "123456789") && !strings.HasSuffix(text, "T")
 }
 
 // checkAmount checks an amount (OpenAPI amount): an unsigned 64-bit number as a

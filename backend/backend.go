@@ -78,6 +78,7 @@ func newBackend(version string, clock clockwork.Clock) *Backend {
 		Paths: []*framework.Path{
 			b.pathConfig(),
 			b.pathGrantsList(),
+			b.pathContinue(),
 			b.pathGrant(),
 			b.pathTokenDefault(),
 			b.pathToken(),

@@ -20,8 +20,9 @@ const (
 	grantsPrefix = "grants/"
 	grantVersion = 1
 
-	statusActive = "active"
-	statusLost   = "lost"
+	statusActive  = "active"
+	statusPending = "pending"
+	statusLost    = "lost"
 
 	revokeRotates = "rotate"
 	revokeKeeps   = "keep"
@@ -38,13 +39,8 @@ type grant struct {
 	Status      string `json:"status"`
 	Interactive bool   `json:"interactive"`
 
-	Access         json.RawMessage `json:"access,omitempty"`      // as the server last told it
-	Requested      json.RawMessage `json:"requested,omitempty"`   // as it is asked for again
-	AuthServer     string          `json:"auth_server,omitempty"` // the grant endpoint
-	AuthOrigin     string          `json:"auth_origin"`           // where its URLs have to lie
-	WalletAddress  string          `json:"wallet_address,omitempty"`
-	ResourceServer string          `json:"resource_server,omitempty"`
-	TypedHosts     []string        `json:"typed_hosts,omitempty"` // named by an operator, not by a document
+	source
+	Access json.RawMessage `json:"access,omitempty"` // as the server last told it
 
 	Token      string        `json:"token,omitempty"`
 	Manage     string        `json:"manage,omitempty"`
@@ -54,6 +50,7 @@ type grant struct {
 	Lifetime   time.Duration `json:"lifetime"`
 	Generation int           `json:"generation"`
 
+	Pending  *pending  `json:"pending,omitempty"` // the owner is being asked
 	Intent   *intent   `json:"intent,omitempty"`
 	AskedAt  time.Time `json:"asked_at"` // when it was last asked for again
 	Settings settings  `json:"settings"`
@@ -64,6 +61,16 @@ type grant struct {
 	Lost         event     `json:"lost"`
 }
 
+// source is where a grant comes from, and what was asked for.
+type source struct {
+	Requested      json.RawMessage `json:"requested,omitempty"`
+	AuthServer     string          `json:"auth_server,omitempty"` // the grant endpoint
+	AuthOrigin     string          `json:"auth_origin"`           // where the grant's URLs have to lie
+	WalletAddress  string          `json:"wallet_address,omitempty"`
+	ResourceServer string          `json:"resource_server,omitempty"`
+	TypedHosts     []string        `json:"typed_hosts,omitempty"` // named by an operator, not by a document
+}
+
 // intent marks that a new token is being asked for. It is written before the
 // request is sent, and goes with the answer.
 type intent struct {
@@ -71,18 +78,20 @@ type intent struct {
 	Generation int       `json:"generation"` // being attempted
 	At         time.Time `json:"at"`
 	Cause      cause     `json:"cause"`
+	Ref        string    `json:"ref,omitempty"` // interaction reference that is being handed in
 }
 
 // cause is why a new token is asked for.
 type cause string
 
 const (
-	causeRead   cause = "read"
-	causeRenew  cause = "renew"
-	causeRevoke cause = "revoke"
-	causeRotate cause = "rotate"
-	causeAsk    cause = "ask"
-	causeImport cause = "import"
+	causeRead    cause = "read"
+	causeRenew   cause = "renew"
+	causeRevoke  cause = "revoke"
+	causeRotate  cause = "rotate"
+	causeAsk     cause = "ask"
+	causeImport  cause = "import"
+	causeConsent cause = "consent"
 )
 
 type event struct {

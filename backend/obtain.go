@@ -20,6 +20,7 @@ type place struct {
 	authServer     string // grant endpoint
 	walletAddress  string
 	resourceServer string
+	finishURI      string
 	typed          []string
 }
 
@@ -45,6 +46,12 @@ func parsePlace(d *framework.FieldData) (p place, err error) {
 			return p, err
 		}
 		p.resourceServer = strings.TrimSuffix(u.String(), "/")
+	}
+	if given(d, "finish_uri") {
+		if _, err := parseURL("finish_uri", value[string](d, "finish_uri")); err != nil {
+			return p, err
+		}
+		p.finishURI = value[string](d, "finish_uri")
 	}
 	p.typed = hostsOf(p.walletAddress, p.authServer, p.resourceServer)
 	return p, nil
@@ -153,6 +160,9 @@ func (b *Backend) importGrant(ctx context.Context, req *logical.Request, d *fram
 	if err != nil {
 		return nil, err
 	}
+	if from.finishURI != "" {
+		return nil, refuse("finish_uri: is for asking, not for importing a grant")
+	}
 	token, home, err := parseImport(d, from)
 	if err != nil {
 		return nil, err
@@ -179,14 +189,20 @@ func (b *Backend) importGrant(ctx context.Context, req *logical.Request, d *fram
 		return nil, err
 	}
 	g.put(from)
-	g.AuthOrigin, g.Interactive, g.Continue = home, interactive, continuation{}
+	g.AuthOrigin, g.Interactive, g.Continue, g.Pending = home, interactive, continuation{}, nil
 	token.SentAt = b.clock.Now()
 	g.accept(token, string(causeImport))
 	if err := w.store(ctx, g); err != nil {
 		return nil, err
 	}
 	w.failure = failure{}
-	if w.old != nil {
+	if w.old != nil && w.old.Pending != nil {
+		asked := &grant{source: w.old.Pending.Source, Continue: w.old.Pending.Continue}
+		if err := b.port(w.client, asked.TypedHosts...).cancelGrant(ctx, asked, req.MountPoint); err != nil {
+			resp.AddWarning("what the owner was being asked for could not be cancelled: " + err.Error())
+		}
+	}
+	if w.old != nil && w.old.Token != "" {
 		resp.AddWarning("the grant that was stored under this name is replaced, but was not cancelled at the authorization server: it may be this one")
 	}
 	return g, nil
@@ -259,13 +275,14 @@ func (b *Backend) askGrant(ctx context.Context, req *logical.Request, d *framewo
 		return nil, err
 	}
 	defer a.release()
-	return a.finish(context.WithoutCancel(ctx), resp)
+	return a.complete(context.WithoutCancel(ctx), resp)
 }
 
 // asking is an attempt at a new grant in the place of an old one (nil: none).
 type asking struct {
 	attempt
-	old *grant
+	old    *grant
+	finish *finish // nil: the server is polled for the owner's decision
 }
 
 func (b *Backend) beginAsking(ctx context.Context, req *logical.Request, d *framework.FieldData, name string, from place) (*asking, error) {
@@ -273,7 +290,10 @@ func (b *Backend) beginAsking(ctx context.Context, req *logical.Request, d *fram
 	if err != nil {
 		return nil, err
 	}
-	a := &asking{attempt{hold: w.hold, grant: w.fresh(), port: b.port(w.client, from.typed...), why: causeAsk, mount: req.MountPoint}, w.old}
+	a := &asking{attempt: attempt{hold: w.hold, grant: w.fresh(), port: b.port(w.client, from.typed...), why: causeAsk, mount: req.MountPoint}, old: w.old}
+	if from.finishURI != "" {
+		a.finish = newFinish(from.finishURI, newID())
+	}
 	if err := a.prepare(ctx, d, from); err != nil {
 		a.release()
 		return nil, err
@@ -308,28 +328,34 @@ func (a *asking) prepare(ctx context.Context, d *framework.FieldData, from place
 	return a.store(ctx, &marked)
 }
 
-// finish asks, stores what is granted, and then cancels the old grant.
-func (a *asking) finish(ctx context.Context, resp *logical.Response) (*grant, error) {
-	switch out := a.port.ask(ctx, a.grant.AuthServer, a.grant.Requested).(type) {
+// complete asks, stores what is granted, and then cancels the old grant. A lost
+// one is cancelled first: limits are counted for each grant, and two would
+// double the budget.
+func (a *asking) complete(ctx context.Context, resp *logical.Response) (*grant, error) {
+	if a.old != nil && a.old.Status == statusLost {
+		a.cancelOld(ctx, resp)
+	}
+	switch out := a.port.ask(ctx, a.grant.AuthServer, a.grant.Requested, a.finish).(type) {
 	case done:
-		a.grant.Interactive = false
+		a.grant.Interactive, a.grant.Pending = false, nil
 		g, err := a.keep(ctx, out)
-		if err != nil || a.old == nil {
-			return g, err
+		if err == nil && a.old != nil && a.old.Status != statusLost {
+			a.cancelOld(ctx, resp)
 		}
-		if err := a.b.port(a.port.client, a.old.TypedHosts...).cancelGrant(ctx, a.old, a.mount); err != nil {
-			resp.AddWarning("the former grant is replaced, but could not be cancelled at the authorization server: " + err.Error())
-		}
-		return g, nil
+		return g, err
 	case interaction:
-		a.undo(ctx)
-		a.cancelQuietly(ctx, out.Continue)
-		return nil, refuse("access: the authorization server %s wants the owner's consent for these rights; such grants cannot be asked for yet: obtain the grant elsewhere and import it with access_token and manage_url", a.grant.AuthOrigin)
+		return a.await(ctx, out)
 	case failed:
 		a.undo(ctx)
 		return nil, a.refusal(ctx, out)
 	}
 	return nil, errors.New("unknown outcome")
+}
+
+func (a *asking) cancelOld(ctx context.Context, resp *logical.Response) {
+	if err := a.b.port(a.port.client, a.old.TypedHosts...).cancelGrant(ctx, a.old, a.mount); err != nil {
+		resp.AddWarning("the former grant could not be cancelled at the authorization server, and its limits may count besides the new one's: " + err.Error())
+	}
 }
 
 // refusal says why there is no grant: what a server answers with 4xx can be
@@ -340,7 +366,7 @@ func (a *asking) refusal(ctx context.Context, f failed) error {
 	if f.Status/100 != 4 || f.Status == http.StatusTooManyRequests || errors.As(err, &mistake) {
 		return err
 	}
-	return refuse("access: the authorization server %s: it does not give this client these rights, or wants the owner's consent for them; such grants are obtained elsewhere and imported with access_token and manage_url", f)
+	return refuse("access: the authorization server %s: it does not give this client these rights", f)
 }
 
 // undo puts back what was stored before the server was asked.
@@ -359,8 +385,15 @@ func (a *asking) undo(ctx context.Context) {
 
 // cancelGrant ends a grant at its server, or the token where it has no
 // continuation. A grant that is gone already counts as done, unless the server
-// may have said so because it could not check our signature.
+// may have said so because it could not check our signature. A new one that its
+// owner is being asked for is cancelled too.
 func (p *port) cancelGrant(ctx context.Context, g *grant, mount string) error {
+	if g.Pending != nil {
+		asked := &grant{source: g.Pending.Source, Continue: g.Pending.Continue}
+		if err := p.b.port(p.client, asked.TypedHosts...).cancelGrant(ctx, asked, mount); err != nil {
+			return err
+		}
+	}
 	target := g.Continue.URL
 	if target == "" {
 		target = g.Manage

@@ -20,8 +20,8 @@ const (
 
 	grantsSynopsis    = `The names of the stored grants.`
 	grantsDescription = `
-Each name comes with the grant's status: active, or lost (its owner has to be
-asked again). after and limit page through many; vault list cannot send them, but
+Each name comes with the grant's status: active, pending (its owner is being
+asked) or lost (its owner has to be asked again). after and limit page through many; vault list cannot send them, but
 vault read op/grants list=true after=NAME limit=20 can.
 `
 	grantSynopsis = `A stored grant: ask for it, import it, describe it, cancel it.`
@@ -29,9 +29,11 @@ vault read op/grants list=true after=NAME limit=20 can.
 	grantDescription = `
 A grant is written in one of two ways.
 
-Ask for a new one with rights that need no consent: wallet_address of the owner
-(whose document names the servers) or auth_server (the grant endpoint itself),
-and access, the JSON list of rights as the Open Payments documents have it.
+Ask for a new one: wallet_address of the owner (whose document names the servers)
+or auth_server (the grant endpoint itself), and access, the JSON list of rights as
+the Open Payments documents have it. Rights that need no consent are granted at
+once. For others the grant is pending: the owner opens interact_url and decides,
+and is then sent to finish_uri, or you poll; see grants/NAME/continue.
 
 Import one that was obtained elsewhere: access_token and manage_url, and whatever
 else is known of it. From then on it must not be rotated by anybody else.
@@ -107,6 +109,7 @@ func (b *Backend) pathGrant() *framework.Path {
 				Description:  "List of rights, as JSON or as its text (access of the authorization server's OpenAPI document).",
 				DisplayAttrs: &framework.DisplayAttributes{Name: "Access"},
 			},
+			"finish_uri":     text("Finish URI", "Asking, where the owner's consent is needed: the URL that the owner's browser is sent to afterwards. Left out: poll with a write to continue."),
 			"access_token":   secret("Access token", "Import: the current access token."),
 			"manage_url":     secret("Manage URL", "Import: the URL at which the token is rotated."),
 			"continue_url":   secret("Continue URL", "Import: the URL at which the grant is cancelled."),
@@ -136,7 +139,10 @@ func (b *Backend) pathGrant() *framework.Path {
 }
 
 var grantFields = map[string]*framework.FieldSchema{
-	"status":              {Type: framework.TypeString, Required: true, Description: "active or lost."},
+	"status":              {Type: framework.TypeString, Required: true, Description: "active, pending or lost."},
+	"interact_url":        {Type: framework.TypeString, Description: "Pending: what the owner opens."},
+	"pending_until":       {Type: framework.TypeString, Description: "Pending: until when the owner may decide (RFC 3339)."},
+	"next":                {Type: framework.TypeString, Description: "Pending: what to do next."},
 	"interactive":         {Type: framework.TypeBool, Required: true, Description: "Whether the owner's consent was needed."},
 	"client":              {Type: framework.TypeString, Required: true, Description: "Wallet address of the client that obtained the grant."},
 	"access":              {Type: framework.TypeSlice, Required: true, Description: "The grant's rights."},
@@ -174,6 +180,11 @@ func describe(g *grant) map[string]any {
 		"max_ttl":     int64(g.Settings.MaxTTL / time.Second),
 		"renewable":   g.Settings.Renewable,
 		"on_revoke":   g.Settings.OnRevoke,
+	}
+	if p := g.Pending; p != nil {
+		data["interact_url"] = p.InteractURL
+		data["pending_until"] = p.Since.Add(pendingTTL).UTC().Format(time.RFC3339)
+		data["next"] = p.next()
 	}
 	for name, text := range map[string]string{
 		"wallet_address":      g.WalletAddress,
@@ -244,7 +255,7 @@ func (b *Backend) readGrant(ctx context.Context, req *logical.Request, d *framew
 
 var (
 	importFields = []string{"access_token", "manage_url", "expires_in", "continue_url", "continue_token", "interactive"}
-	askFields    = []string{"access", "auth_server", "wallet_address", "resource_server"}
+	askFields    = []string{"access", "auth_server", "wallet_address", "resource_server", "finish_uri"}
 )
 
 // writeGrant stores a grant that was obtained elsewhere, asks for a new one, or

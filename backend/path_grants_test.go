@@ -83,11 +83,11 @@ func TestAskingFails(t *testing.T) {
 		"refused rights":    {func(r *rig) { r.sandbox.Misbehave(sandbox.Misbehaviour{Status: 400, On: []string{"grant"}}) }, 400, "access"},
 		"key not published": {func(r *rig) { r.sandbox.UnpublishKeys() }, 400, "jwks.json"},
 		"wallet 500":        {func(r *rig) { r.sandbox.Misbehave(sandbox.Misbehaviour{Status: 500, On: []string{"wallet"}}) }, 502, "answered 500"},
-		"interact": {func(r *rig) {
+		"interact without a place": {func(r *rig) {
 			r.on("grant", func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
-				_, _ = io.WriteString(w, `{"interact":{"redirect":"`+r.sandbox.URL()+`/i","finish":"f"},"continue":{"access_token":{"value":"c"},"uri":"`+r.sandbox.AuthServer()+`/continue/abc","wait":5}}`)
+				_, _ = io.WriteString(w, `{"interact":{"redirect":"","finish":"f"},"continue":{"access_token":{"value":"c"},"uri":"`+r.sandbox.AuthServer()+`/continue/abc","wait":5}}`)
 			})
-		}, 400, "owner's consent"},
+		}, 502, "does not say where"},
 	} {
 		for _, exists := range []bool{false, true} {
 			t.Run(name, func(t *testing.T) {
@@ -109,20 +109,9 @@ func TestAskingFails(t *testing.T) {
 				} else if g := r.stored("income"); !reflect.DeepEqual(g, before) {
 					t.Error("the stored grant has changed")
 				}
-				if name == "interact" && r.sandbox.Count("cancel") != 1 {
-					t.Error("what was begun is not cancelled")
-				}
 			})
 		}
 	}
-}
-
-func TestOutgoingRightsNeedConsent(t *testing.T) {
-	r := configured(t)
-	r.fails(400, logical.UpdateOperation, "grants/payer", map[string]any{
-		"wallet_address": r.sandbox.WalletAddress("alice"),
-		"access":         `[{"type":"outgoing-payment","actions":["create"],"identifier":"` + r.sandbox.WalletAddress("alice") + `"}]`,
-	}, "consent", "access_token")
 }
 
 // The digest of a body is computed by servers over what JSON.stringify makes of

@@ -58,8 +58,20 @@ type done struct {
 	Continue continuation
 }
 
-// interaction: the server wants the owner's consent first.
-type interaction struct{ Continue continuation }
+// interaction: the server wants the owner's consent first (OpenAPI
+// interact-response).
+type interaction struct {
+	Continue continuation
+	Wait     time.Duration // before the continuation may be used
+	Redirect string        // what the owner opens
+	Finish   string        // the server's part of the hash
+}
+
+// waiting: the owner has not decided yet.
+type waiting struct {
+	Continue continuation
+	Wait     time.Duration
+}
 
 // refused: the server does not know the token any more, or could not check who
 // asks: 401 invalid_client, or any 4xx invalid_rotation.
@@ -76,6 +88,7 @@ type failed struct {
 
 func (done) outcome()        {}
 func (interaction) outcome() {}
+func (waiting) outcome()     {}
 func (refused) outcome()     {}
 func (failed) outcome()      {}
 
@@ -124,32 +137,76 @@ func (p *port) rotate(ctx context.Context, manage, token string) outcome {
 		_, err := c.Token.Rotate(x.ctx, openpayments.TokenRotateParams{URL: manage, AccessToken: token})
 		return err
 	})
-	out := x.judge()
-	if _, ok := out.(interaction); ok { // no answer to a rotation
+	switch out := x.judge().(type) {
+	case interaction, waiting: // no answers to a rotation
 		return x.failure()
+	default:
+		return out
 	}
-	return out
 }
 
-// ask asks for a new grant with rights that need no consent (OpenAPI
-// post-request). An answer that is not waited for would leave a grant behind
-// that nobody could cancel.
-func (p *port) ask(ctx context.Context, endpoint string, access json.RawMessage) outcome {
+// ask asks for a new grant (OpenAPI post-request). It says how the owner could be
+// asked, which a server minds only if it wants to; a finish is where the owner's
+// browser is sent afterwards. An answer that is not waited for would leave a
+// grant behind that nobody could cancel.
+func (p *port) ask(ctx context.Context, endpoint string, access json.RawMessage, f *finish) outcome {
 	x := p.exchange(ctx, endpoint, patience)
 	defer x.end()
 	x.send(func(c *openpayments.AuthenticatedClient) error {
-		var body as.GrantRequest
-		if err := body.UnmarshalJSON(fmt.Appendf(nil, `{"access_token":{"access":%s}}`, access)); err != nil {
+		interact := map[string]any{"start": []as.InteractRequestStart{as.InteractRequestStartRedirect}}
+		if f != nil {
+			interact["finish"] = f
+		}
+		text, err := json.Marshal(map[string]any{"access_token": map[string]any{"access": access}, "interact": interact})
+		if err != nil {
 			return err
 		}
-		_, err := c.Grant.Request(x.ctx, openpayments.GrantRequestParams{URL: endpoint, RequestBody: body})
+		var body as.GrantRequest
+		if err := body.UnmarshalJSON(text); err != nil {
+			return err
+		}
+		_, err = c.Grant.Request(x.ctx, openpayments.GrantRequestParams{URL: endpoint, RequestBody: body})
 		return err
 	})
-	out := x.judge()
-	if no, ok := out.(refused); ok { // there is no token yet that it could refuse
-		return no.failed
+	switch out := x.judge().(type) {
+	case refused: // there is no token yet that it could refuse
+		return out.failed
+	case waiting:
+		return x.failure()
+	default:
+		return out
 	}
-	return out
+}
+
+// finish is where the owner's browser goes after the interaction (OpenAPI
+// interact-request).
+type finish struct {
+	Method as.InteractRequestFinishMethod `json:"method"`
+	URI    string                         `json:"uri"`
+	Nonce  string                         `json:"nonce"`
+}
+
+func newFinish(uri, nonce string) *finish {
+	return &finish{Method: as.InteractRequestFinishMethodRedirect, URI: uri, Nonce: nonce}
+}
+
+// proceed continues an interactive grant with the reference that the owner's
+// browser brought, or polls it without one (OpenAPI post-continue).
+func (p *port) proceed(ctx context.Context, c continuation, ref string) outcome {
+	x := p.exchange(ctx, c.URL, patience)
+	defer x.end()
+	x.send(func(sdk *openpayments.AuthenticatedClient) error {
+		_, err := sdk.Grant.Continue(x.ctx, openpayments.GrantContinueParams{URL: c.URL, AccessToken: c.Token, InteractRef: ref})
+		return err
+	})
+	switch out := x.judge().(type) {
+	case refused:
+		return out.failed
+	case interaction:
+		return x.failure()
+	default:
+		return out
+	}
 }
 
 // cancel ends a grant and all its tokens (OpenAPI delete-continue). It may be
@@ -319,9 +376,9 @@ func compactBody(req *http.Request) {
 // token is stored first and judged after.
 func (x *exchange) judge() outcome {
 	var answer struct {
-		AccessToken json.RawMessage `json:"access_token"`
-		Interact    json.RawMessage `json:"interact"`
-		Continue    json.RawMessage `json:"continue"`
+		AccessToken json.RawMessage            `json:"access_token"`
+		Interact    map[string]json.RawMessage `json:"interact"`
+		Continue    json.RawMessage            `json:"continue"`
 	}
 	if x.status/100 != 2 {
 		f := x.failure()
@@ -330,16 +387,20 @@ func (x *exchange) judge() outcome {
 		}
 		return f
 	}
-	if json.Unmarshal(x.body, &answer) != nil {
-		return x.failure()
-	}
-	next := readContinuation(answer.Continue)
+	_ = json.Unmarshal(x.body, &answer) // member by member, as far as it goes
+	next, wait := readContinuation(answer.Continue)
 	if token, ok := readToken(answer.AccessToken); ok {
 		token.SentAt, token.Continue = x.sentAt, next
 		return token
 	}
-	if len(answer.Interact) > 0 && string(answer.Interact) != "null" {
-		return interaction{next}
+	if answer.Interact != nil {
+		out := interaction{Continue: next, Wait: wait}
+		_ = json.Unmarshal(answer.Interact["redirect"], &out.Redirect)
+		_ = json.Unmarshal(answer.Interact["finish"], &out.Finish)
+		return out
+	}
+	if next.URL != "" {
+		return waiting{next, wait}
 	}
 	return x.failure()
 }
@@ -372,17 +433,18 @@ func readLifetime(raw json.RawMessage) time.Duration {
 	return time.Duration(math.Floor(seconds * float64(time.Second)))
 }
 
-func readContinuation(raw json.RawMessage) continuation {
+func readContinuation(raw json.RawMessage) (continuation, time.Duration) {
 	var c struct {
 		URI         string `json:"uri"`
 		AccessToken struct {
 			Value string `json:"value"`
 		} `json:"access_token"`
+		Wait json.RawMessage `json:"wait"`
 	}
 	if json.Unmarshal(raw, &c) != nil {
-		return continuation{}
+		return continuation{}, 0
 	}
-	return continuation{URL: c.URI, Token: c.AccessToken.Value}
+	return continuation{URL: c.URI, Token: c.AccessToken.Value}, readLifetime(c.Wait)
 }
 
 // failure describes an answer that is not what was asked for, or that none came.

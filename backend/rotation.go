@@ -80,6 +80,13 @@ func (b *Backend) rotate(ctx context.Context, req *logical.Request, name string,
 	if err != nil {
 		return nil, err
 	}
+	if g.Status == statusPending && g.Pending.expired(b.clock.Now()) {
+		a, err := h.consent(ctx, g, c, req.MountPoint, "")
+		if err != nil {
+			return nil, err
+		}
+		return nil, a.end(context.WithoutCancel(ctx), tooLate)
+	}
 	if err := mayRotate(g, c, why, name, req.MountPoint); err != nil {
 		return nil, err
 	}
@@ -100,6 +107,8 @@ func (b *Backend) rotate(ctx context.Context, req *logical.Request, name string,
 // begun.
 func mayRotate(g *grant, c *config, why cause, name, mount string) error {
 	switch {
+	case g.Status == statusPending:
+		return pendingError(name, mount)
 	case g.Status == statusLost && why != causeRotate:
 		return lostError(g, name, mount)
 	case g.Client != c.WalletAddress:
@@ -256,7 +265,7 @@ func (a *attempt) askAgain(ctx context.Context) (*grant, error) {
 	}
 	a.grant.AskedAt = now
 	left := a.grant.Continue
-	switch out := a.port.ask(ctx, a.grant.AuthServer, a.grant.Requested).(type) {
+	switch out := a.port.ask(ctx, a.grant.AuthServer, a.grant.Requested, nil).(type) {
 	case done:
 		g, err := a.keep(ctx, out)
 		if err == nil && left.URL != "" && left.URL != g.Continue.URL {
@@ -324,18 +333,24 @@ func (a *attempt) fail(ctx context.Context, err error) error {
 	return err
 }
 
-// keep stores a new token. If storage will not have it, it stays in memory, and
-// is stored before anything else happens to the grant.
+// keep stores the grant with its new token.
 func (a *attempt) keep(ctx context.Context, token done) (*grant, error) {
 	next := *a.grant
 	next.accept(token, string(a.why))
+	return a.keepAll(ctx, &next)
+}
+
+// keepAll stores a grant that holds an answer which cannot be had again. If
+// storage will not have it, it stays in memory, and is stored before anything
+// else happens to the grant.
+func (a *attempt) keepAll(ctx context.Context, next *grant) (*grant, error) {
 	a.failure = failure{}
-	a.unsaved = &unsaved{grant: &next, intentID: a.grant.Intent.ID}
+	a.unsaved = &unsaved{grant: next, intentID: a.grant.Intent.ID}
 	deadline := a.b.clock.Now().Add(savePatience)
 	for {
 		err := a.save(ctx)
 		if err == nil {
-			return &next, nil
+			return next, nil
 		}
 		if errors.Is(err, errTakenOver) {
 			a.b.Logger().Error("another node has taken the grant over while its new token was on the way; the token is dropped", "grant", a.name)

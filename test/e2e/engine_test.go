@@ -57,7 +57,7 @@ func mountEngine(t *testing.T, server *vaulttest.Server, mount string, tokenLife
 	t.Helper()
 	e := &engine{Server: server, t: t, mount: mount, wire: &wire{}, vault: server.Client(server.RootToken)}
 	var err error
-	e.wallet, err = sandbox.Start(sandbox.Options{TokenLifetime: tokenLifetime, Wrap: e.wire.wrap})
+	e.wallet, err = sandbox.Start(sandbox.Options{TokenLifetime: tokenLifetime, Wait: time.Second, Wrap: e.wire.wrap})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,7 +18,8 @@ func TestPathHelp(t *testing.T) {
 	}{
 		{"op/config", "allowed_auth_servers ca_cert default_grant key_id private_key request_timeout verify wallet_address", "One mount is one client"},
 		{"op/grants", "after limit", "stored grants"},
-		{"op/grants/x", "access access_token auth_server continue_token continue_url expires_in force interactive manage_url max_ttl name on_revoke renewable resource_server ttl wallet_address", "Import one that was obtained elsewhere"},
+		{"op/grants/x", "access access_token auth_server continue_token continue_url expires_in finish_uri force interactive manage_url max_ttl name on_revoke renewable resource_server ttl wallet_address", "Import one that was obtained elsewhere"},
+		{"op/grants/x/continue", "hash interact_ref name redirect", "owner has"},
 		{"op/token", "", "newest reader"},
 		{"op/token/x", "name", "newest reader"},
 		{"op/rotate/x", "name", "leak"},

@@ -5,6 +5,7 @@ package interop
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -119,9 +120,27 @@ func (w *world) driveEngine() {
 	// Go's json.Marshal would write & < > and U+2028 in another way than JavaScript, whose way is what is signed.
 	e.step(logical.UpdateOperation, "grants/escapes",
 		ask(fmt.Sprintf(`[{"type":"incoming-payment","actions":["list"],"identifier":"%s?a=1&b=%%3C%%3E&c=%%C3%%BC"}]`, shop)))
-	e.fails(logical.UpdateOperation, "grants/odd", ask(fmt.Sprintf(
+	odd := ask(fmt.Sprintf(
 		`[{"type":"outgoing-payment","actions":["create"],"identifier":"%s?a=1&b=2","limits":{"debitAmount":`+
-			`{"value":"1","assetCode":"<ü> & \u2028 \"€\" \\ 💶","assetScale":2.0}}}]`, shop)))
+			`{"value":"1","assetCode":"<ü> & \u2028 \"€\" \\ 💶","assetScale":2.0}}}]`, shop))
+	// With its owner's consent, by redirect and by polling.
+	for _, finish := range []string{"https://shop.example/back?a=1&b=2", ""} {
+		data, back := maps.Clone(odd), map[string]any{}
+		if finish != "" {
+			data["finish_uri"] = finish
+		}
+		pending := e.step(logical.UpdateOperation, "grants/odd", data)
+		redirect, err := w.sandbox.Consent(pending.Data["interact_url"].(string), true)
+		if err != nil {
+			w.Fatal(err)
+		}
+		if finish != "" {
+			back["redirect"] = redirect
+		}
+		w.pass()
+		e.step(logical.UpdateOperation, "grants/odd/continue", back)
+	}
+	e.step(logical.DeleteOperation, "grants/odd", nil)
 
 	// A grant without a continuation: deleting it revokes its token.
 	token := w.newGrant()
