@@ -5,7 +5,7 @@
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-build: ## build the plugin and the sandbox into bin/
+build: ## build the plugin, the sandbox and open-payments-grant into bin/
 	@scripts/build
 
 sandbox: build ## start the sandbox: a wallet on loopback, for trying

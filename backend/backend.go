@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"regexp"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -50,6 +51,7 @@ type Backend struct {
 	configMu sync.RWMutex
 
 	inFlight inFlight
+	tending  atomic.Bool // the worker that looks after keys is at work
 }
 
 // Factory returns the constructor that Vault calls for each mount. The version
@@ -73,7 +75,8 @@ func newBackend(version string, clock clockwork.Clock) *Backend {
 		BackendType:    logical.TypeLogical,
 		RunningVersion: version,
 		PathsSpecial: &logical.Paths{
-			SealWrapStorage: []string{configKey, grantsPrefix},
+			SealWrapStorage: []string{configKey, keysPrefix, grantsPrefix},
+			Unauthenticated: []string{"jwks.json"},
 		},
 		Paths: []*framework.Path{
 			b.pathConfig(),
@@ -83,9 +86,13 @@ func newBackend(version string, clock clockwork.Clock) *Backend {
 			b.pathTokenDefault(),
 			b.pathToken(),
 			b.pathRotate(),
+			b.pathKeys(),
+			b.pathKeysRotate(),
+			b.pathJWKS(),
 		},
-		Secrets: []*framework.Secret{b.secretToken()},
-		Clean:   func(context.Context) { b.inFlight.close() },
+		Secrets:      []*framework.Secret{b.secretToken()},
+		PeriodicFunc: b.tick,
+		Clean:        func(context.Context) { b.inFlight.close() },
 	}
 	b.patterns = make(map[*framework.Path]*regexp.Regexp, len(b.Paths))
 	for _, p := range b.Paths {

@@ -28,6 +28,7 @@ type config struct {
 	WalletAddress      string        `json:"wallet_address"`
 	KeyID              string        `json:"key_id"`
 	PrivateKey         string        `json:"private_key"` // PEM, PKCS#8
+	KeyCreatedAt       time.Time     `json:"key_created_at"`
 	RequestTimeout     time.Duration `json:"request_timeout"`
 	CACert             string        `json:"ca_cert,omitempty"`
 	DefaultGrant       string        `json:"default_grant,omitempty"`
@@ -80,32 +81,6 @@ func (c *config) store(ctx context.Context, s logical.Storage) error {
 	return s.Put(ctx, entry)
 }
 
-// publicKey is the public half of the client's key.
-func (c *config) publicKey() (ed25519.PublicKey, error) {
-	key, err := parsePrivateKey("private_key", c.PrivateKey)
-	if err != nil {
-		return nil, err
-	}
-	return key.Public().(ed25519.PublicKey), nil
-}
-
-// publicJWK is the key as the client's wallet publishes it in its jwks.json
-// (RFC 8037; json-web-key of the wallet address OpenAPI document).
-func (c *config) publicJWK() (map[string]any, error) {
-	key, err := c.publicKey()
-	if err != nil {
-		return nil, err
-	}
-	return map[string]any{
-		"kid": c.KeyID,
-		"alg": "EdDSA",
-		"use": "sig",
-		"kty": "OKP",
-		"crv": "Ed25519",
-		"x":   base64.RawURLEncoding.EncodeToString(key),
-	}, nil
-}
-
 // parsePrivateKey reads an Ed25519 key from PEM (PKCS#8) or from base64 of that
 // PEM. It never takes a file's name: the engine must not read files for others.
 func parsePrivateKey(field, text string) (ed25519.PrivateKey, error) {
@@ -148,11 +123,7 @@ func normalizePrivateKey(field, text string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return "", fmt.Errorf("encode the key: %w", err)
-	}
-	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})), nil
+	return encodePrivateKey(key)
 }
 
 // checkKeyID refuses ids that servers cannot find in a signature: it travels as

@@ -318,10 +318,11 @@ func pemOf(t testing.TB, key any) string {
 // testStorage fails and blocks on demand.
 type testStorage struct {
 	*logical.InmemStorage
-	mu     sync.Mutex
-	puts   int
-	onPut  func(n int, key string) error // n counts from 1
-	onRead func(key string) error
+	mu       sync.Mutex
+	puts     int
+	onPut    func(n int, key string) error // n counts from 1
+	onRead   func(key string) error
+	onDelete func(key string) error
 }
 
 var errDisk = errors.New("the disk is full")
@@ -351,6 +352,18 @@ func (s *testStorage) Get(ctx context.Context, key string) (*logical.StorageEntr
 	return s.InmemStorage.Get(ctx, key)
 }
 
+func (s *testStorage) Delete(ctx context.Context, key string) error {
+	s.mu.Lock()
+	hook := s.onDelete
+	s.mu.Unlock()
+	if hook != nil {
+		if err := hook(key); err != nil {
+			return err
+		}
+	}
+	return s.InmemStorage.Delete(ctx, key)
+}
+
 // failPuts makes the n-th and following puts fail, counted from now.
 func (s *testStorage) failPuts(from int, err error) {
 	s.mu.Lock()
@@ -367,7 +380,7 @@ func (s *testStorage) failPuts(from int, err error) {
 func (s *testStorage) heal() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.onPut, s.onRead, s.puts = nil, nil, 0
+	s.onPut, s.onRead, s.onDelete, s.puts = nil, nil, nil, 0
 }
 
 func (s *testStorage) putsSoFar() int {

@@ -115,7 +115,6 @@ func TestBadConfig(t *testing.T) {
 		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
 	}
 	check("private_key", []badInput{
-		{"missing", field("private_key", absent), ""},
 		{"empty", field("private_key", ""), ""},
 		{"null", field("private_key", nil), "null"},
 		{"a file's name", field("private_key", "/etc/hostname"), "file"},

@@ -21,7 +21,7 @@ Mount the engine again for another client.
 Writing fetches the wallet address and its jwks.json and refuses a key that is
 not published there under key_id; verify=false leaves that out. A field that is
 left out of a later write stays as it is. The private key is never read back;
-a read answers the public key as a JWK.
+a read answers the public key as a JWK. If no private key is given, one is made.
 
 A grant belongs to the client that obtained it: while grants are stored, the
 wallet address cannot be changed and the config cannot be deleted.
@@ -47,7 +47,7 @@ func (b *Backend) pathConfig() *framework.Path {
 			},
 			"private_key": {
 				Type:         framework.TypeString,
-				Description:  "Ed25519 private key: PEM (PKCS#8), or base64 of that PEM. Never read back.",
+				Description:  "Ed25519 private key: PEM (PKCS#8), or base64 of that PEM. Never read back. Left out of the first write: one is made, and its public key answered.",
 				DisplayAttrs: &framework.DisplayAttributes{Name: "Private key", Sensitive: true, EditType: "file"},
 			},
 			"request_timeout": {
@@ -83,8 +83,8 @@ func (b *Backend) pathConfig() *framework.Path {
 			return c != nil, err
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.CreateOperation: b.configOperation("Configure the client.", "configure", http.StatusNoContent, nil, b.writeConfig),
-			logical.UpdateOperation: b.configOperation("Configure the client.", "configure", http.StatusNoContent, nil, b.writeConfig),
+			logical.CreateOperation: b.configOperation("Configure the client.", "configure", http.StatusOK, generatedKey, b.writeConfig),
+			logical.UpdateOperation: b.configOperation("Configure the client.", "configure", http.StatusOK, generatedKey, b.writeConfig),
 			logical.PatchOperation:  b.configOperation("Change parts of the client's configuration; null restores a default.", "patch", http.StatusNoContent, nil, b.patchConfig),
 			logical.ReadOperation:   b.configOperation("Read the client's configuration and its public key.", "read", http.StatusOK, configResponse, b.readConfig),
 			logical.DeleteOperation: b.configOperation("Forget the client and its key.", "delete", http.StatusNoContent, nil, b.deleteConfig),
@@ -103,6 +103,12 @@ var configResponse = map[string]*framework.FieldSchema{
 	"default_grant":        {Type: framework.TypeString, Required: true, Description: "Grant that a read of token uses."},
 	"allowed_auth_servers": {Type: framework.TypeStringSlice, Required: true, Description: "Origins."},
 	"verify":               {Type: framework.TypeBool, Required: true, Description: "Whether the published key is checked on writes."},
+}
+
+// generatedKey is answered where the engine has made the key.
+var generatedKey = map[string]*framework.FieldSchema{
+	"key_id":     {Type: framework.TypeString, Description: "Key id of the key that was made."},
+	"public_key": {Type: framework.TypeMap, Description: "Its public key as a JWK, as the wallet's jwks.json has to hold it."},
 }
 
 func (b *Backend) configOperation(summary, verb string, status int, fields map[string]*framework.FieldSchema, call framework.OperationFunc) *framework.PathOperation {
@@ -133,14 +139,28 @@ func (b *Backend) changeConfig(ctx context.Context, req *logical.Request, d *fra
 	case !create:
 		return answerError(refuse("no client is configured: there is nothing to patch; write %sconfig first", req.MountPoint))
 	}
+	generated := next.PrivateKey == "" && !given(d, "private_key")
+	if generated {
+		if next.PrivateKey, err = newPrivateKey(); err != nil {
+			return nil, err
+		}
+		next.KeyID = newKeyID() // unless the request names one
+	}
+	if generated || given(d, "private_key") {
+		next.KeyCreatedAt = b.clock.Now()
+	}
 	if err := next.apply(d); err != nil {
 		return answerError(err)
 	}
 	resp := &logical.Response{}
-	if next.Verify && (given(d, "wallet_address") || given(d, "key_id") || given(d, "private_key") || given(d, "verify")) {
-		if err := b.verify(ctx, next, resp); err != nil {
-			return answerError(err)
-		}
+	switch identity := given(d, "wallet_address") || given(d, "key_id") || given(d, "private_key") || given(d, "verify"); {
+	case generated:
+		err = b.announce(ctx, next, resp)
+	case next.Verify && identity:
+		err = b.verify(ctx, next, resp)
+	}
+	if err != nil {
+		return answerError(err)
 	}
 	if old != nil && old.WalletAddress != next.WalletAddress {
 		if err := refuseWhileGrants(ctx, req, "wallet_address cannot be changed"); err != nil {
@@ -151,10 +171,27 @@ func (b *Backend) changeConfig(ctx context.Context, req *logical.Request, d *fra
 		return nil, err
 	}
 	b.holds.forgetFailures()
-	if len(resp.Warnings) == 0 {
+	if len(resp.Warnings) == 0 && resp.Data == nil {
 		return nil, nil
 	}
 	return resp, nil
+}
+
+// announce answers the public half of a key that was made here, which the
+// client's wallet cannot have published yet.
+func (b *Backend) announce(ctx context.Context, c *config, resp *logical.Response) error {
+	jwk, err := publicJWK(c.KeyID, c.PrivateKey)
+	if err != nil {
+		return err
+	}
+	resp.Data = map[string]any{"key_id": c.KeyID, "public_key": jwk}
+	if c.Verify {
+		if err := b.verify(ctx, c, resp); err != nil {
+			resp.AddWarning(err.Error())
+		}
+	}
+	resp.AddWarning("a key was made: publish public_key in " + c.WalletAddress + "/jwks.json, else servers refuse every request")
+	return nil
 }
 
 // apply merges what the request says into the config and checks the whole.
@@ -242,7 +279,7 @@ func (b *Backend) readConfig(ctx context.Context, req *logical.Request, _ *frame
 	if err != nil || c == nil {
 		return nil, err
 	}
-	jwk, err := c.publicJWK()
+	jwk, err := publicJWK(c.KeyID, c.PrivateKey)
 	if err != nil {
 		return nil, err
 	}
@@ -263,6 +300,9 @@ func (b *Backend) deleteConfig(ctx context.Context, req *logical.Request, _ *fra
 	defer b.configMu.Unlock()
 	if err := refuseWhileGrants(ctx, req, "the config cannot be deleted"); err != nil {
 		return answerError(err)
+	}
+	if err := logical.ClearView(ctx, logical.NewStorageView(req.Storage, keysPrefix)); err != nil {
+		return nil, fmt.Errorf("forget the client's keys: %w", err)
 	}
 	return nil, req.Storage.Delete(ctx, configKey)
 }

@@ -256,7 +256,7 @@ func (p *port) wallet(ctx context.Context, address string) (walletDocument, erro
 // keyPublished tells whether the client's key set holds our public key under
 // our key id (OpenAPI get-wallet-address-keys). An error: it cannot be told now.
 func (p *port) keyPublished(ctx context.Context) (bool, error) {
-	key, err := p.client.publicJWK()
+	key, err := publicJWK(p.client.KeyID, p.client.PrivateKey)
 	if err != nil {
 		return false, err
 	}

@@ -4,6 +4,7 @@ package backend
 
 import (
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -491,12 +492,7 @@ func (r *rig) publish() {
 	if err != nil {
 		r.Fatal(err)
 	}
-	c := config{PrivateKey: r.key}
-	public, err := c.publicKey()
-	if err != nil || key == nil {
-		r.Fatal(err)
-	}
-	r.sandbox.PublishKey(testKeyID, public)
+	r.sandbox.PublishKey(testKeyID, key.Public().(ed25519.PublicKey))
 }
 
 // One row per write of a read that fails.

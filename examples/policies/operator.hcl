@@ -24,8 +24,21 @@ path "op/grants/+" {
   capabilities = ["create", "read", "update", "patch", "delete"]
 }
 
+# Finish a grant that its owner has consented to. Hands nothing out.
+path "op/grants/+/continue" {
+  capabilities = ["update"]
+}
+
 # Make a leaked token worthless. Hands nothing out.
 path "op/rotate/+" {
+  capabilities = ["update"]
+}
+
+# Replace the client's key. No private key is ever shown.
+path "op/keys" {
+  capabilities = ["read"]
+}
+path "op/keys/rotate" {
   capabilities = ["update"]
 }
 
