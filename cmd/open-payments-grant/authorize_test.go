@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package main
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+// visit is the owner's browser.
+func visit(t *testing.T, target string) (int, string) {
+	response, err := http.Get(target)
+	if err != nil {
+		t.Error(err)
+		return 0, ""
+	}
+	defer response.Body.Close()
+	body, _ := io.ReadAll(response.Body)
+	return response.StatusCode, string(body)
+}
+
+// consents makes the fake ask for consent, and the owner's browser come back
+// with a query as soon as it is sent to the page.
+func consents(t *testing.T, r *runner, query string) {
+	var finish string
+	r.vault.write = func(name string, data map[string]any) answer {
+		finish, _ = data["finish_uri"].(string)
+		return r.vault.put(name, asking("pending"))
+	}
+	r.browse = func(_ context.Context, target string) error {
+		r.opened = append(r.opened, target)
+		if status, body := visit(t, finish+"?"+query); status != http.StatusOK || !strings.Contains(body, "You can close this window") {
+			t.Errorf("the browser got %d, %s", status, body)
+		}
+		return nil
+	}
+}
+
+func TestRedirect(t *testing.T) {
+	r := newRunner(t)
+	r.forever()
+	consents(t, r, "interact_ref="+secret+"&hash=a+b%2F")
+	r.vault.proceed = func(name, _ string) answer { return r.vault.put(name, stored("active", nil)) }
+	r.check(t, r.authorize(t.Context()), statusDone, "ask", "continue FINISH?interact_ref="+secret+"&hash=a+b%2F")
+	r.says(t, page, "NAME      STATUS  WALLET", "payments  active  "+wallet, "outgoing-payment create,read 5.00 USD", "Waiting for the owner: 0:00, until ")
+	if len(r.opened) != 1 || r.opened[0] != page {
+		t.Errorf("the browser was sent to %q", r.opened)
+	}
+}
+
+// A redirect comes only once: while Vault or the server is in trouble, it is kept.
+func TestRedirectIsKept(t *testing.T) {
+	r := newRunner(t)
+	consents(t, r, "interact_ref="+secret+"&hash=h")
+	troubles := []answer{{502, "the authorization server https://auth.example answered 500"}, {503, "Vault is sealed"}, {400, "the authorization server wants a pause"}}
+	r.vault.proceed = func(name, _ string) answer {
+		if len(troubles) > 0 {
+			next := troubles[0]
+			troubles = troubles[1:]
+			return next
+		}
+		return r.vault.put(name, stored("active", nil))
+	}
+	// The first wait is for the browser, which has been here.
+	first := true
+	goOn := r.after
+	r.after = func(d time.Duration) <-chan time.Time {
+		if first {
+			first = false
+			return nil
+		}
+		return goOn(d)
+	}
+	again := "continue FINISH?interact_ref=" + secret + "&hash=h"
+	r.check(t, r.authorize(t.Context()), statusDone, "ask", again, again, again, again)
+	r.says(t, "Vault answered 502: the authorization server", "Vault is sealed", "wants a pause")
+}
+
+// What the engine had done when its answer was lost counts.
+func TestAnswerLost(t *testing.T) {
+	r := newRunner(t)
+	r.vault.write = func(name string, _ map[string]any) answer { return r.vault.put(name, asking("pending")) }
+	calls := 0
+	r.vault.proceed = func(name, _ string) answer {
+		if calls++; calls == 1 {
+			r.vault.put(name, stored("active", nil))
+			return answer{504, "gateway timeout"}
+		}
+		return answer{400, `grant "payments" does not wait for anybody's consent`}
+	}
+	r.check(t, r.authorize(t.Context(), "-poll"), statusDone, "ask", "continue", "continue")
+}
+
+func TestDeclined(t *testing.T) {
+	for name, status := range map[string]string{"a new grant": "lost", "a grant in use": "active"} {
+		t.Run(name, func(t *testing.T) {
+			r := newRunner(t)
+			r.forever()
+			consents(t, r, "result=grant_rejected")
+			r.vault.proceed = func(name, _ string) answer {
+				r.vault.put(name, stored(status, nil))
+				return answer{400, "its owner declined: the owner has to be asked again"}
+			}
+			r.check(t, r.authorize(t.Context(), "-replace"), statusDeclined, "ask", "continue FINISH?result=grant_rejected")
+			r.says(t, "open-payments-grant: its owner declined")
+		})
+	}
+}
+
+func TestPoll(t *testing.T) {
+	r := newRunner(t)
+	r.vault.write = func(name string, data map[string]any) answer {
+		if data["finish_uri"] != nil || data["wallet_address"] != wallet || data["access"] == nil {
+			t.Errorf("it asks with %v", data)
+		}
+		return r.vault.put(name, asking("pending"))
+	}
+	var at []time.Duration
+	r.vault.proceed = func(name, _ string) answer {
+		if at = append(at, r.now().Sub(start)); len(at) < 3 {
+			return r.vault.put(name, asking("pending"))
+		}
+		return r.vault.put(name, stored("active", nil))
+	}
+	r.check(t, r.authorize(t.Context(), "-poll", "-no-browser", "-format=json"), statusDone, "ask", "continue", "continue", "continue")
+	r.says(t, `"name": "payments"`, `"status": "active"`)
+	if len(at) != 3 || at[1] != r.pollsEvery || at[2] != 2*r.pollsEvery {
+		t.Errorf("it polls at %s", at)
+	}
+	if r.opened != nil {
+		t.Error("a browser was opened")
+	}
+}
+
+func TestTimeout(t *testing.T) {
+	for name, row := range map[string]struct {
+		flags []string
+		ends  bool // the engine gives it up when touched
+		want  int
+		last  string
+	}{
+		"polling, -timeout":      {[]string{"-poll", "-timeout=7s"}, false, statusPending, "continue"},
+		"redirect, -timeout":     {[]string{"-timeout=7s"}, false, statusPending, "ask"},
+		"polling, its time":      {[]string{"-poll"}, true, statusDeclined, "continue"},
+		"redirect, its time":     {nil, true, statusDeclined, "?result=expired"},
+		"redirect, clocks apart": {[]string{"-timeout=1h"}, false, statusPending, "?result=expired"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRunner(t)
+			r.vault.write = func(name string, _ map[string]any) answer { return r.vault.put(name, asking("pending")) }
+			r.vault.proceed = func(name, _ string) answer {
+				if row.ends && r.now().Sub(start) >= 10*time.Minute {
+					r.vault.put(name, stored("lost", nil))
+					return answer{400, "its owner was not asked, or did not decide, in time"}
+				}
+				return answer{200, r.vault.grants[name]}
+			}
+			if got := r.authorize(t.Context(), row.flags...); got != row.want {
+				t.Errorf("it ended with %d: %s", got, r.stderr.String())
+			}
+			if last := r.vault.asked[len(r.vault.asked)-1]; !strings.HasSuffix(last, row.last) {
+				t.Errorf("in the end it asks %q", last)
+			}
+		})
+	}
+}
+
+// Ctrl-C, and then the same command again.
+func TestInterruptAndTakeUp(t *testing.T) {
+	r := newRunner(t)
+	r.vault.write = func(name string, _ map[string]any) answer { return r.vault.put(name, asking("pending")) }
+	ctx, interrupt := context.WithCancel(t.Context())
+	r.vault.proceed = func(name, _ string) answer {
+		interrupt()
+		return answer{200, r.vault.grants[name]}
+	}
+	r.forever()
+	r.check(t, r.authorize(ctx, "-poll"), statusInterrupted, "ask", "continue")
+	r.says(t, "interrupted")
+
+	r.stderr.Reset()
+	r.vault.proceed = func(name, _ string) answer { return r.vault.put(name, stored("active", nil)) }
+	r.check(t, r.authorize(t.Context(), "-poll"), statusDone, "ask", "continue", "continue")
+	r.says(t, "waits for its owner already", page)
+
+	r.stderr.Reset()
+	r.check(t, r.authorize(t.Context(), "-poll"), statusDone, "ask", "continue", "continue")
+	r.says(t, "active with these rights already; -replace")
+}
+
+func TestInterruptRedirect(t *testing.T) {
+	r := newRunner(t)
+	r.forever()
+	r.vault.write = func(name string, _ map[string]any) answer { return r.vault.put(name, asking("pending")) }
+	ctx, interrupt := context.WithCancel(t.Context())
+	r.browse = func(context.Context, string) error { interrupt(); return nil }
+	r.check(t, r.authorize(ctx), statusInterrupted, "ask")
+	r.browse = func(context.Context, string) error { return io.EOF }
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	r.check(t, r.authorize(ctx), statusInterrupted, "ask", "ask")
+	r.says(t, "No browser could be opened")
+}
+
+func TestTakeUp(t *testing.T) {
+	other := stored("active", map[string]any{"access": []any{map[string]any{"type": "quote"}}})
+	for name, row := range map[string]struct {
+		before map[string]any
+		first  answer // to the first poll; afterwards the grant is active
+		flags  []string
+		want   int
+		asked  []string
+	}{
+		"asked for with a finish URI": {asking("pending"), answer{400, "such grants cannot be polled"}, []string{"-poll"}, statusDone, []string{"continue", "ask", "continue"}},
+		"besides an active grant":     {asking("active"), answer{200, stored("active", nil)}, []string{"-poll", "-replace"}, statusDone, []string{"continue"}},
+		"it was for other rights":     {asking("active"), answer{200, other}, []string{"-poll"}, statusFailed, []string{"continue"}},
+		"Vault in trouble":            {asking("pending"), answer{503, "sealed"}, []string{"-poll"}, statusDone, []string{"continue", "continue"}},
+		"its time is over":            {stored("pending", map[string]any{"interact_url": page, "pending_until": "2026-05-04T11:00:00Z"}), answer{200, stored("active", nil)}, []string{"-poll"}, statusDone, []string{"ask", "continue"}},
+		"other rights":                {stored("active", map[string]any{"access": []any{}}), answer{200, stored("active", nil)}, []string{"-poll"}, statusDone, []string{"ask", "continue"}},
+		"another wallet":              {stored("active", map[string]any{"wallet_address": "https://wallet.example/bob"}), answer{200, stored("active", nil)}, []string{"-poll"}, statusDone, []string{"ask", "continue"}},
+		"the same, replaced":          {stored("active", nil), answer{200, stored("active", nil)}, []string{"-poll", "-replace"}, statusDone, []string{"ask", "continue"}},
+		"the same":                    {stored("active", nil), answer{}, nil, statusDone, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRunner(t)
+			r.vault.grants["payments"] = row.before
+			r.vault.write = func(name string, _ map[string]any) answer { return r.vault.put(name, asking("pending")) }
+			polled := false
+			r.vault.proceed = func(name, _ string) answer {
+				if !polled {
+					polled = true
+					return row.first
+				}
+				return r.vault.put(name, stored("active", nil))
+			}
+			r.check(t, r.authorize(t.Context(), row.flags...), row.want, row.asked...)
+		})
+	}
+}
+
+func TestNoConsentNeeded(t *testing.T) {
+	r := newRunner(t)
+	r.vault.write = func(name string, _ map[string]any) answer { return r.vault.put(name, stored("active", nil)) }
+	r.check(t, r.authorize(t.Context()), statusDone, "ask")
+	r.says(t, "payments  active")
+	if r.opened != nil {
+		t.Error("a browser was opened")
+	}
+}
+
+func TestFails(t *testing.T) {
+	t.Run("refused", func(t *testing.T) {
+		r := newRunner(t)
+		r.vault.write = func(string, map[string]any) answer { return answer{400, "access[0]: has no type"} }
+		r.check(t, r.authorize(t.Context()), statusFailed, "ask")
+		r.says(t, "open-payments-grant: access[0]: has no type\n")
+	})
+	t.Run("no policy for continue", func(t *testing.T) {
+		r := newRunner(t)
+		r.vault.write = func(name string, _ map[string]any) answer { return r.vault.put(name, asking("pending")) }
+		r.vault.proceed = func(string, string) answer { return answer{403, "permission denied"} }
+		r.check(t, r.authorize(t.Context(), "-poll"), statusFailed, "ask", "continue")
+		r.says(t, "open-payments-grant: Vault answered 403: permission denied\n")
+	})
+	t.Run("no token", func(t *testing.T) {
+		r := newRunner(t)
+		t.Setenv("VAULT_TOKEN", "")
+		r.check(t, r.authorize(t.Context()), statusFailed)
+		r.says(t, "there is no token")
+	})
+	t.Run("nobody there", func(t *testing.T) {
+		r := newRunner(t)
+		t.Setenv("VAULT_ADDR", "http://127.0.0.1:1")
+		r.check(t, r.authorize(t.Context()), statusFailed)
+		r.says(t, "Vault at http://127.0.0.1:1 cannot be reached: dial tcp")
+	})
+	t.Run("no file", func(t *testing.T) {
+		r := newRunner(t)
+		r.check(t, r.run(t.Context(), []string{"authorize", "x", "-access", "missing.json", "-wallet", wallet}), statusFailed)
+	})
+	t.Run("not a list", func(t *testing.T) {
+		r := newRunner(t)
+		r.check(t, r.run(t.Context(), []string{"authorize", "x", "-access", accessFile(t, `{}`), "-wallet", wallet}), statusFailed)
+		r.says(t, "must hold the JSON list of rights")
+	})
+}
+
+// What is not the owner's browser does not count.
+func TestLanding(t *testing.T) {
+	to, err := land()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer to.close()
+	base := to.uri[:strings.LastIndex(to.uri, "/")]
+	for target, want := range map[string]int{
+		base + "/?interact_ref=1&hash=2": http.StatusNotFound,
+		base + "/favicon.ico":            http.StatusNotFound,
+		to.uri:                           http.StatusBadRequest,
+		to.uri + "?code=1":               http.StatusBadRequest,
+		strings.Replace(to.uri, "127.0.0.1", "localhost", 1) + "?result=x": http.StatusNotFound,
+	} {
+		if status, _ := visit(t, target); status != want {
+			t.Errorf("%s answers %d", strings.Replace(target, to.uri, "FINISH", 1), status)
+		}
+	}
+	select {
+	case <-to.came:
+		t.Error("one of them counted")
+	default:
+	}
+	for range 2 { // a page loaded again does not block
+		if status, _ := visit(t, to.uri+"?result=grant_rejected"); status != http.StatusOK {
+			t.Errorf("it answers %d", status)
+		}
+	}
+	if got := <-to.came; got != to.uri+"?result=grant_rejected" {
+		t.Error("the URL is not whole")
+	}
+}
