@@ -294,7 +294,8 @@ func (a *consenting) refused(ctx context.Context, f failed, r reply) error {
 		}
 		return refuse("interact_ref: the authorization server does not know this reference")
 	case f.Code == "request_denied" && r.ref != "":
-		return a.end(ctx, "its owner declined, or the reference was used already")
+		// Whoever declines is sent back without a reference.
+		return a.end(ctx, "the reference was used already")
 	case f.Code == "request_denied" || f.Code == "user_denied":
 		return a.end(ctx, "its owner declined")
 	case f.Code == "invalid_request":

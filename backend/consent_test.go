@@ -240,6 +240,22 @@ func TestConsentIsNotGiven(t *testing.T) {
 	}
 }
 
+// Somebody else has handed the reference in.
+func TestUsedReference(t *testing.T) {
+	r := configured(t)
+	redirect := r.decided(r.asked("payer", finishURI), true)
+	u, _ := url.Parse(redirect)
+	r.clock.Advance(10 * time.Second)
+	c, _ := loadConfig(r.ctx, r.storage)
+	if _, ok := r.b.port(c).proceed(r.ctx, r.stored("payer").Pending.Continue, u.Query().Get("interact_ref")).(done); !ok {
+		t.Fatal("the reference could not be used")
+	}
+	r.fails(400, logical.UpdateOperation, "grants/payer/continue", map[string]any{"redirect": redirect}, "used already", "asked again")
+	if r.sandbox.LiveTokens() != 0 {
+		t.Error("what somebody else was granted is not cancelled")
+	}
+}
+
 func TestUnknownReference(t *testing.T) {
 	r := configured(t)
 	redirect := r.decided(r.asked("payer", finishURI), true)
