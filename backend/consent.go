@@ -46,6 +46,9 @@ func pendingError(name, mount string) error {
 	return refuse("grant %q waits for its owner's consent: the owner opens the interact_url that a read of %sgrants/%s tells, then write %sgrants/%s/continue", name, mount, name, mount, name)
 }
 
+// grant is what there is of it to cancel.
+func (p *pending) grant() *grant { return &grant{source: p.Source, Continue: p.Continue} }
+
 // next says what there is to do for a consent.
 func (p *pending) next() string {
 	if p.FinishURI == "" {
@@ -253,8 +256,8 @@ func (a *consenting) insist(ctx context.Context, r reply) (outcome, error) {
 			return out, nil
 		}
 		if f.Code == "invalid_client" {
-			if published, err := a.port.keyPublished(ctx); err == nil && !published {
-				return nil, a.notPublished()
+			if err := a.keyMissing(ctx); err != nil {
+				return nil, err
 			}
 		}
 		a.heard = a.heard || f.Status == 0 || f.Status >= http.StatusInternalServerError || f.Status/100 == 2
@@ -262,10 +265,7 @@ func (a *consenting) insist(ctx context.Context, r reply) (outcome, error) {
 		if a.b.clock.Since(begun)+pause > insistence {
 			return nil, serverError(f)
 		}
-		if err := a.b.sleep(ctx, pause); err != nil {
-			return nil, err
-		}
-		if err := a.stillOurs(ctx); err != nil {
+		if err := a.rest(ctx, pause); err != nil {
 			return nil, err
 		}
 	}
@@ -353,9 +353,7 @@ func (a *consenting) end(ctx context.Context, why string) error {
 	if err := a.replace(ctx, &next); err != nil {
 		return err
 	}
-	begun := a.attempt
-	begun.grant = &grant{source: a.grant.Pending.Source}
-	begun.cancelQuietly(ctx, a.grant.Pending.Continue)
+	a.withdraw(ctx, a.grant.Pending)
 	return refuse("%s: the owner has to be asked again; write %sgrants/%s with access", why, a.mount, a.name)
 }
 
@@ -387,9 +385,14 @@ func (a *asking) await(ctx context.Context, i interaction) (*grant, error) {
 		return nil, err
 	}
 	if a.old != nil && a.old.Pending != nil {
-		begun := a.attempt
-		begun.grant = &grant{source: a.old.Pending.Source}
-		begun.cancelQuietly(ctx, a.old.Pending.Continue)
+		a.withdraw(ctx, a.old.Pending)
 	}
 	return &next, nil
+}
+
+// withdraw cancels what an owner was being asked for, if that can be done.
+func (a *attempt) withdraw(ctx context.Context, p *pending) {
+	if err := a.b.port(a.port.client, p.Source.TypedHosts...).cancelGrant(ctx, p.grant(), a.mount); err != nil {
+		a.b.Logger().Warn("what an owner was being asked for could not be cancelled", "grant", a.name, "error", err)
+	}
 }

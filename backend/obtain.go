@@ -41,11 +41,9 @@ func parsePlace(d *framework.FieldData) (p place, err error) {
 		}
 	}
 	if given(d, "resource_server") {
-		u, err := parseURL("resource_server", value[string](d, "resource_server"))
-		if err != nil {
+		if p.resourceServer, err = parseResourceServer("resource_server", value[string](d, "resource_server")); err != nil {
 			return p, err
 		}
-		p.resourceServer = strings.TrimSuffix(u.String(), "/")
 	}
 	if given(d, "finish_uri") {
 		if _, err := parseURL("finish_uri", value[string](d, "finish_uri")); err != nil {
@@ -70,6 +68,15 @@ func parseEndpoint(field, text string) (string, error) {
 	return u.String(), nil
 }
 
+// parseResourceServer reads a URL that others are put together from.
+func parseResourceServer(field, text string) (string, error) {
+	u, err := parseURL(field, text)
+	if err != nil {
+		return "", err
+	}
+	return strings.TrimSuffix(u.String(), "/"), nil
+}
+
 // lookUp fills in what the owner's wallet address names.
 func (p *place) lookUp(ctx context.Context, from *port) error {
 	doc, err := from.wallet(ctx, p.walletAddress)
@@ -84,11 +91,9 @@ func (p *place) lookUp(ctx context.Context, from *port) error {
 		return err
 	}
 	if doc.ResourceServer != "" && p.resourceServer == "" {
-		u, err := parseURL("wallet_address: its document's resourceServer", doc.ResourceServer)
-		if err != nil {
+		if p.resourceServer, err = parseResourceServer("wallet_address: its document's resourceServer", doc.ResourceServer); err != nil {
 			return err
 		}
-		p.resourceServer = strings.TrimSuffix(u.String(), "/")
 	}
 	for field, text := range map[string]string{"authServer": p.authServer, "resourceServer": p.resourceServer} {
 		u, err := url.Parse(text)
@@ -197,7 +202,7 @@ func (b *Backend) importGrant(ctx context.Context, req *logical.Request, d *fram
 	}
 	w.failure = failure{}
 	if w.old != nil && w.old.Pending != nil {
-		asked := &grant{source: w.old.Pending.Source, Continue: w.old.Pending.Continue}
+		asked := w.old.Pending.grant()
 		if err := b.port(w.client, asked.TypedHosts...).cancelGrant(ctx, asked, req.MountPoint); err != nil {
 			resp.AddWarning("what the owner was being asked for could not be cancelled: " + err.Error())
 		}
@@ -255,9 +260,9 @@ func isTokenValue(text string) bool {
 	return text != "" && !strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r > '~' })
 }
 
-// askGrant asks an authorization server for a grant with rights that need no
-// consent, and stores it. A grant that was stored under the name is cancelled
-// once the new one is there.
+// askGrant asks an authorization server for a grant and stores it, or that its
+// owner is being asked. A grant that was stored under the name is cancelled once
+// the new one is there.
 func (b *Backend) askGrant(ctx context.Context, req *logical.Request, d *framework.FieldData, name string, resp *logical.Response) (*grant, error) {
 	from, err := parsePlace(d)
 	switch {
@@ -389,7 +394,7 @@ func (a *asking) undo(ctx context.Context) {
 // owner is being asked for is cancelled too.
 func (p *port) cancelGrant(ctx context.Context, g *grant, mount string) error {
 	if g.Pending != nil {
-		asked := &grant{source: g.Pending.Source, Continue: g.Pending.Continue}
+		asked := g.Pending.grant()
 		if err := p.b.port(p.client, asked.TypedHosts...).cancelGrant(ctx, asked, mount); err != nil {
 			return err
 		}

@@ -125,7 +125,7 @@ func mayRotate(g *grant, c *config, why cause, name, mount string) error {
 }
 
 func lostError(g *grant, name, mount string) error {
-	return refuse("grant %q is lost since %s (%s): its owner has to be asked again; write the new grant's access_token and manage_url to %sgrants/%s, or try the server once more with %srotate/%s",
+	return refuse("grant %q is lost since %s (%s): its owner has to be asked again; write access, or a new grant's access_token and manage_url, to %sgrants/%s, or try the server once more with %srotate/%s",
 		name, g.Lost.At.UTC().Format(time.RFC3339), g.Lost.Cause, mount, name, mount, name)
 }
 
@@ -179,8 +179,8 @@ func (a *attempt) insist(ctx context.Context) (outcome, error) {
 			doubted, pause = true, doubt
 		case failed:
 			if out.unknownClient() {
-				if published, err := a.port.keyPublished(ctx); err == nil && !published {
-					return nil, a.notPublished()
+				if err := a.keyMissing(ctx); err != nil {
+					return nil, err
 				}
 			}
 			pause, _ = retry.Next()
@@ -188,13 +188,19 @@ func (a *attempt) insist(ctx context.Context) (outcome, error) {
 				return nil, serverError(out)
 			}
 		}
-		if err := a.b.sleep(ctx, pause); err != nil {
-			return nil, err
-		}
-		if err := a.stillOurs(ctx); err != nil {
+		if err := a.rest(ctx, pause); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// rest pauses before the server is asked again; an error: somebody else may have
+// taken the grant over meanwhile.
+func (a *attempt) rest(ctx context.Context, pause time.Duration) error {
+	if err := a.b.sleep(ctx, pause); err != nil {
+		return err
+	}
+	return a.stillOurs(ctx)
 }
 
 // stillOurs tells whether the stored grant still bears this attempt's intent.
@@ -226,6 +232,15 @@ func (g *grant) bears(intentID string) bool {
 func (a *attempt) notPublished() error {
 	return refuse("%s/jwks.json does not hold the public key of %sconfig under key_id, so the authorization server cannot check our signature; publish it or correct config; the grant is kept",
 		a.port.client.WalletAddress, a.mount)
+}
+
+// keyMissing is notPublished if the client's key set can be had and lacks the
+// key; nil where that is not so, or cannot be told.
+func (a *attempt) keyMissing(ctx context.Context) error {
+	if published, err := a.port.keyPublished(ctx); err == nil && !published {
+		return a.notPublished()
+	}
+	return nil
 }
 
 // serverError is the server's trouble: 502, or 504 where it was waited for in
@@ -285,8 +300,8 @@ func (a *attempt) askAgain(ctx context.Context) (*grant, error) {
 // askError says why asking for a grant has failed.
 func (a *attempt) askError(ctx context.Context, f failed) error {
 	if f.Code == "invalid_client" {
-		if published, err := a.port.keyPublished(ctx); err == nil && !published {
-			return a.notPublished()
+		if err := a.keyMissing(ctx); err != nil {
+			return err
 		}
 	}
 	return serverError(f)

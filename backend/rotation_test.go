@@ -64,6 +64,12 @@ func (r *rig) hang(after bool) (arrived <-chan struct{}, release func()) {
 	return in, release
 }
 
+// knowsNoToken answers a rotation as a server does that has forgotten the token.
+func knowsNoToken(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+	w.WriteHeader(401)
+	_, _ = w.Write([]byte(`{"error":{"code":"invalid_client"}}`))
+}
+
 // heldAnswer keeps an answer back.
 type heldAnswer struct {
 	http.ResponseWriter
@@ -461,10 +467,7 @@ func TestKeyTroubleLosesNoGrant(t *testing.T) {
 		"refused while the key set is unreachable": {
 			func(r *rig) {
 				r.sandbox.Misbehave(sandbox.Misbehaviour{KeysDown: true, On: []string{"keys"}})
-				r.on("rotate", func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
-					w.WriteHeader(401)
-					_, _ = w.Write([]byte(`{"error":{"code":"invalid_client"}}`))
-				})
+				r.on("rotate", knowsNoToken)
 			},
 			func(r *rig) { r.on("rotate", nil); r.sandbox.Misbehave(sandbox.Misbehaviour{}) },
 			502, []string{"try again later"},
@@ -838,13 +841,7 @@ func TestAskedAgainWithTheRightsThatWereAskedFor(t *testing.T) {
 
 func TestAskedAgainAtMostOnceAMinute(t *testing.T) {
 	r := withGrant(t)
-	forget := func() {
-		r.on("rotate", func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
-			w.WriteHeader(401)
-			_, _ = w.Write([]byte(`{"error":{"code":"invalid_client"}}`))
-		})
-	}
-	forget()
+	r.on("rotate", knowsNoToken)
 	asked := r.sandbox.Count("grant")
 	r.live(<-r.goRead(r.ctx, "income"))
 	if n := r.sandbox.Count("grant") - asked; n != 1 {
@@ -861,10 +858,7 @@ func TestAskedAgainAtMostOnceAMinute(t *testing.T) {
 
 func TestServerNowWantsConsent(t *testing.T) {
 	r := withGrant(t)
-	r.on("rotate", func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
-		w.WriteHeader(401)
-		_, _ = w.Write([]byte(`{"error":{"code":"invalid_client"}}`))
-	})
+	r.on("rotate", knowsNoToken)
 	r.mu.Lock()
 	refuse := r.wrap
 	r.wrap = func(next http.Handler) http.Handler {
