@@ -188,6 +188,9 @@ func (b *Backend) importGrant(ctx context.Context, req *logical.Request, d *fram
 		if err := from.lookUp(ctx, b.port(w.client, from.typed...)); err != nil {
 			return nil, err
 		}
+		if originOf(from.authServer) != home { // else what is asked for again could not be rotated
+			return nil, refuse("manage_url: must be on the origin of the authorization server that wallet_address names, %s", originOf(from.authServer))
+		}
 	}
 	g := w.fresh()
 	if err := g.Settings.apply(d); err != nil {

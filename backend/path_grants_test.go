@@ -182,6 +182,21 @@ func TestImport(t *testing.T) {
 	}
 }
 
+// Asked for again, such a grant would come from where it cannot be rotated.
+func TestImportOfAnotherServersGrant(t *testing.T) {
+	r := configured(t)
+	r.on("wallet", func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+		_, _ = io.WriteString(w, `{"id":"x","authServer":"https://auth.example","resourceServer":"https://rs.example"}`)
+	})
+	r.fails(400, logical.UpdateOperation, "grants/x", map[string]any{
+		"access_token": "t", "manage_url": r.sandbox.AuthServer() + "/token/1", "interactive": false,
+		"access": incomingAccess, "wallet_address": r.sandbox.WalletAddress("shop"),
+	}, "manage_url", "https://auth.example")
+	if names, _ := r.storage.List(r.ctx, grantsPrefix); len(names) != 0 {
+		t.Error("it is stored")
+	}
+}
+
 func TestImportFromAServerThatIsNotAllowed(t *testing.T) {
 	r := configured(t)
 	r.ok(logical.PatchOperation, "config", map[string]any{"allowed_auth_servers": "https://auth.example"})
