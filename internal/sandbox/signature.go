@@ -15,6 +15,8 @@ import (
 	"strings"
 
 	"github.com/dunglas/httpsfv"
+
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/ecmascript"
 )
 
 // maxBody is how much of a request's body is read.
@@ -39,7 +41,7 @@ func readContent(r *http.Request) (content, error) {
 	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {
 		return content{}, mismatch(http.StatusUnsupportedMediaType, "the body must be application/json")
 	}
-	normal, err := normalJSON(raw)
+	normal, err := ecmascript.Normal(raw)
 	if err != nil || (normal[0] != '{' && normal[0] != '[') {
 		return content{}, plain(http.StatusBadRequest, "the body is not a JSON object or array")
 	}

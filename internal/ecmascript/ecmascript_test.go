@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-package sandbox
+package ecmascript
 
 import "testing"
 
@@ -21,26 +21,14 @@ func TestNormalJSON(t *testing.T) {
 		{`[]`, `[]`},
 		{`"{[,:]}"`, `"{[,:]}"`},
 	} {
-		got, err := normalJSON([]byte(row.text))
+		got, err := Normal([]byte(row.text))
 		if err != nil || got != row.want {
 			t.Errorf("%s: got %s, %v, want %s", row.text, got, err, row.want)
 		}
 	}
 	for _, malformed := range []string{"", " ", "{", "[1,]", `{"a":1,}`, "01", "'a'", "{} {}", "NaN", "\ufeff{}"} {
-		if got, err := normalJSON([]byte(malformed)); err == nil {
+		if got, err := Normal([]byte(malformed)); err == nil {
 			t.Errorf("%q: got %s, want an error", malformed, got)
 		}
-	}
-}
-
-// What real servers do and clients must live with: they close a connection that was idle for 5 s.
-func TestIdleTimeout(t *testing.T) {
-	s, err := Start(Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	if s.http.IdleTimeout.Seconds() != 5 || s.http.ReadHeaderTimeout == 0 {
-		t.Errorf("idle connections live %s, headers may take %s", s.http.IdleTimeout, s.http.ReadHeaderTimeout)
 	}
 }

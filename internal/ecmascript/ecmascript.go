@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 
-package sandbox
+// Package ecmascript writes JSON as JavaScript does. Open Payments servers of today compute a content digest over the
+// parsed body, written anew; so whoever signs a body, or verifies it as they do, has to know how it is written.
+package ecmascript
 
 import (
 	"cmp"
@@ -15,15 +17,16 @@ import (
 	"github.com/gowebpki/jcs"
 )
 
-var errMalformedJSON = errors.New("malformed JSON")
+// ErrMalformed is the error for what is not JSON (RFC 8259).
+var ErrMalformed = errors.New("malformed JSON")
 
-// normalJSON is JSON.stringify(JSON.parse(text)), which is what the servers of today compute a content digest over
+// Normal is JSON.stringify(JSON.parse(text)), which is what the servers of today compute a content digest over
 // (@interledger/http-signature-utils hands the parsed body on). A client that sends other bytes for the same value
-// fails there, so it must fail here. ECMA-262 sections 25.5.1, 25.5.2 and 10.1.11.1 (the order of an object's keys).
-func normalJSON(text []byte) (string, error) {
+// fails there. ECMA-262 sections 25.5.1, 25.5.2 and 10.1.11.1 (the order of an object's keys).
+func Normal(text []byte) (string, error) {
 	// JSON.parse and encoding/json know the same grammar, that of RFC 8259, so what follows need not look for errors.
 	if !json.Valid(text) {
-		return "", errMalformedJSON
+		return "", ErrMalformed
 	}
 	r := rewriter{rest: text}
 	return r.value(), nil
