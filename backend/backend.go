@@ -86,6 +86,7 @@ func newBackend(version string, clock clockwork.Clock) *Backend {
 			b.pathTokenDefault(),
 			b.pathToken(),
 			b.pathRotate(),
+			b.pathSign(),
 			b.pathKeys(),
 			b.pathKeysRotate(),
 			b.pathJWKS(),

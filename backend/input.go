@@ -18,6 +18,7 @@ import (
 const (
 	maxNameLength  = 128
 	maxFieldLength = 64 << 10 // bytes; a certificate bundle is the longest honest value
+	maxBatchLength = 1 << 20  // bytes; Vault hands the plugin no more
 )
 
 // maxDuration keeps durations far away from what a time.Duration can hold.
@@ -114,8 +115,12 @@ func checkValue(field string, kind framework.FieldType, value any, op logical.Op
 		}
 		return refuse("%s: null is only for PATCH, where it restores the default", field)
 	}
-	if encoded, err := json.Marshal(value); err != nil || len(encoded) > maxFieldLength {
-		return refuse("%s: longer than %d KiB", field, maxFieldLength>>10)
+	limit := maxFieldLength
+	if field == batchField {
+		limit = maxBatchLength
+	}
+	if length(value) > limit {
+		return refuse("%s: longer than %d KiB", field, limit>>10)
 	}
 	switch value.(type) {
 	case map[string]any:
@@ -144,6 +149,18 @@ func checkValue(field string, kind framework.FieldType, value any, op logical.Op
 		}
 	}
 	return nil
+}
+
+// length is that of a text, and of all else as JSON.
+func length(value any) int {
+	if text, ok := value.(string); ok {
+		return len(text)
+	}
+	encoded, err := json.Marshal(value)
+	if err != nil {
+		return math.MaxInt
+	}
+	return len(encoded)
 }
 
 func checkDuration(field string, value any) error {

@@ -74,6 +74,9 @@ func parseResourceServer(field, text string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if u.RawQuery != "" || u.ForceQuery {
+		return "", refuse("%s: a resource server's URL has no query (?…)", field)
+	}
 	return strings.TrimSuffix(u.String(), "/"), nil
 }
 

@@ -38,8 +38,8 @@ and is then sent to finish_uri, or you poll; see grants/NAME/continue.
 Import one that was obtained elsewhere: access_token and manage_url, and whatever
 else is known of it. From then on it must not be rotated by anybody else.
 
-Further writes change the lease settings (ttl, max_ttl, renewable, on_revoke), or
-replace the grant. A read never shows a token, a manage URL or a continuation.
+Further writes change the lease settings (ttl, max_ttl, renewable, on_revoke) and
+resource_server, or replace the grant. A read never shows a token, a manage URL or a continuation.
 Deleting cancels the grant at the authorization server and then forgets it.
 `
 )
@@ -103,7 +103,7 @@ func (b *Backend) pathGrant() *framework.Path {
 			"name":            nameField,
 			"wallet_address":  text("Wallet address", "Wallet address of the owner: an https URL or a payment pointer ($host/path)."),
 			"auth_server":     text("Authorization server", "The grant endpoint, with its path. Left out when asking: the owner's wallet address names it."),
-			"resource_server": text("Resource server", "URL below which the token is good. Left out when asking: the owner's wallet address names it."),
+			"resource_server": text("Resource server", "URL below which the token is good, and below which requests are signed. Left out when asking: the owner's wallet address names it."),
 			"access": {
 				Type:         framework.TypeSlice,
 				Description:  "List of rights, as JSON or as its text (access of the authorization server's OpenAPI document).",
@@ -129,7 +129,7 @@ func (b *Backend) pathGrant() *framework.Path {
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.CreateOperation: write,
 			logical.UpdateOperation: write,
-			logical.PatchOperation:  operation("Change a grant's lease settings; null restores a default.", http.StatusOK, grantFields, b.patchGrant),
+			logical.PatchOperation:  operation("Change a grant's lease settings or resource server; null restores a default.", http.StatusOK, grantFields, b.patchGrant),
 			logical.ReadOperation:   operation("Describe a grant.", http.StatusOK, grantFields, b.readGrant),
 			logical.DeleteOperation: operation("Cancel a grant at the server and forget it.", http.StatusNoContent, nil, b.deleteGrant),
 		},
@@ -255,7 +255,7 @@ func (b *Backend) readGrant(ctx context.Context, req *logical.Request, d *framew
 
 var (
 	importFields = []string{"access_token", "manage_url", "expires_in", "continue_url", "continue_token", "interactive"}
-	askFields    = []string{"access", "auth_server", "wallet_address", "resource_server", "finish_uri"}
+	askFields    = []string{"access", "auth_server", "wallet_address", "finish_uri"}
 )
 
 // writeGrant stores a grant that was obtained elsewhere, asks for a new one, or
@@ -310,6 +310,14 @@ func (b *Backend) changeSettings(ctx context.Context, req *logical.Request, d *f
 	}
 	if err := g.Settings.apply(d); err != nil {
 		return nil, err
+	}
+	if given(d, "resource_server") {
+		g.ResourceServer = ""
+		if d.Raw["resource_server"] != nil {
+			if g.ResourceServer, err = parseResourceServer("resource_server", value[string](d, "resource_server")); err != nil {
+				return nil, err
+			}
+		}
 	}
 	return g, h.store(ctx, g)
 }

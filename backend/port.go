@@ -351,6 +351,59 @@ func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
+// signer signs requests to resource servers as one client, and sends nothing.
+type signer struct {
+	sdk *openpayments.AuthenticatedClient
+}
+
+func newSigner(c *config) (signer, error) {
+	sdk, err := openpayments.NewAuthenticatedClient(c.WalletAddress, c.PrivateKey, c.KeyID,
+		openpayments.WithHTTPClientAuthed(&http.Client{Transport: unsent{}}))
+	if err != nil {
+		return signer{}, errors.New("the client's key cannot be used") // the SDK's error may hold a part of it
+	}
+	return signer{sdk}, nil
+}
+
+// sign answers the headers to send a request with (RFC 9421; RFC 9635 section
+// 7.3.1). The body has to be in the form that servers verify.
+func (s signer) sign(ctx context.Context, r unsigned, token string) (map[string]string, error) {
+	var body io.Reader
+	names := []string{"Authorization", "Signature-Input", "Signature"}
+	if r.body != "" {
+		body = strings.NewReader(r.body)
+		names = append(names, "Content-Type", "Content-Length", "Content-Digest")
+	}
+	req, err := http.NewRequestWithContext(ctx, r.method, r.url, body)
+	if err != nil {
+		return nil, errUnsigned
+	}
+	req.Header.Set("Authorization", "GNAP "+token)
+	resp, err := s.sdk.DoSigned(req)
+	if err != nil {
+		return nil, errUnsigned
+	}
+	defer resp.Body.Close()
+	headers := make(map[string]string, len(names))
+	for _, name := range names {
+		if headers[name] = resp.Request.Header.Get(name); headers[name] == "" {
+			return nil, errUnsigned
+		}
+	}
+	return headers, nil
+}
+
+// errUnsigned hides the SDK's error, which holds the URL.
+var errUnsigned = errors.New("the request could not be signed")
+
+// unsent is a transport that sends nothing: what the SDK has set is in the
+// answer's request.
+type unsent struct{}
+
+func (unsent) RoundTrip(req *http.Request) (*http.Response, error) {
+	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: http.NoBody, Request: req}, nil
+}
+
 // compactBody puts a request's body into the one form that every server signs
 // alike: some compute the digest over JSON.stringify(JSON.parse(body)), which
 // is what RFC 8785 writes for our bodies, and what json.Marshal does not.

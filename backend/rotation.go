@@ -74,7 +74,7 @@ func (b *Backend) rotate(ctx context.Context, req *logical.Request, name string,
 		return nil, err
 	}
 	if g == nil {
-		return nil, refuse("no grant named %q: write %sgrants/%s first", name, req.MountPoint, name)
+		return nil, unknownGrant(name, req.MountPoint)
 	}
 	c, err := client(ctx, req.Storage, req.MountPoint)
 	if err != nil {
@@ -106,13 +106,12 @@ func (b *Backend) rotate(ctx context.Context, req *logical.Request, name string,
 // mayRotate says why a grant cannot be rotated as things are. Nothing has been
 // begun.
 func mayRotate(g *grant, c *config, why cause, name, mount string) error {
+	if err := mayUse(g, c, name, mount); err != nil {
+		return err
+	}
 	switch {
-	case g.Status == statusPending:
-		return pendingError(name, mount)
 	case g.Status == statusLost && why != causeRotate:
 		return lostError(g, name, mount)
-	case g.Client != c.WalletAddress:
-		return refuse("grant %q belongs to the client %s, but config names %s", name, g.Client, c.WalletAddress)
 	case g.Manage == "":
 		return nil // never got a token: asked for again
 	case !c.sameOrigin(g.Manage, g.AuthOrigin):
@@ -122,6 +121,21 @@ func mayRotate(g *grant, c *config, why cause, name, mount string) error {
 		return refuse("the manage URL that the authorization server gave for grant %q has no token/ in its path, which Open Payments requires", name)
 	}
 	return nil
+}
+
+// mayUse says why a grant is of no use to the client, whatever for.
+func mayUse(g *grant, c *config, name, mount string) error {
+	switch {
+	case g.Status == statusPending:
+		return pendingError(name, mount)
+	case g.Client != c.WalletAddress:
+		return refuse("grant %q belongs to the client %s, but config names %s", name, g.Client, c.WalletAddress)
+	}
+	return nil
+}
+
+func unknownGrant(name, mount string) error {
+	return refuse("no grant named %q: write %sgrants/%s first", name, mount, name)
 }
 
 func lostError(g *grant, name, mount string) error {

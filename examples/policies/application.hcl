@@ -16,6 +16,12 @@ path "op/token/shop-income" {
   capabilities = ["read"]
 }
 
+# Have requests signed with the client's key, which it never sees: only requests that
+# the grant's rights allow at the resource server, and only with the grant's token.
+path "op/sign/shop-income" {
+  capabilities = ["update"]
+}
+
 # Renew its leases. The Go, CLI and Agent clients send the id in the body …
 path "sys/leases/renew" {
   capabilities        = ["update"]

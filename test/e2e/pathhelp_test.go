@@ -26,6 +26,7 @@ func TestPathHelp(t *testing.T) {
 		{"op/token", "", "newest reader"},
 		{"op/token/x", "name", "newest reader"},
 		{"op/rotate/x", "name", "leak"},
+		{"op/sign/x", "access_token batch_input body method name url", "Nothing is signed for the authorization server"},
 	} {
 		t.Run(row.path, func(t *testing.T) {
 			e := e.in(t)
@@ -44,7 +45,7 @@ func TestPathHelp(t *testing.T) {
 	}
 
 	all := e.run("path-help", "op")
-	for _, words := range []string{"acts as one Open Payments client", "^config$", "^grants/", "^token/", "^rotate/"} {
+	for _, words := range []string{"acts as one Open Payments client", "^config$", "^grants/", "^token/", "^rotate/", "^sign/"} {
 		if !strings.Contains(all, words) {
 			t.Errorf("the mount's help does not say %q:\n%s", words, all)
 		}

@@ -148,6 +148,83 @@ func TestApplicationPolicy(t *testing.T) {
 	)
 }
 
+// An application has requests signed for its own grant, and for nothing else:
+// not for another grant, whose token it may have got hold of, and not for the
+// authorization server, where its client could do everything.
+func TestApplicationSigns(t *testing.T) {
+	t.Parallel()
+	p := startPoliced(t)
+	own, other := p.tokenOf(p.read("shop-income")), p.tokenOf(p.read("other"))
+	p = p.as(t, p.Token("application"))
+	list := p.wallet.ResourceServer() + "/incoming-payments?wallet-address=" + p.wallet.WalletAddress("shop")
+	sign := func(name, token, method, url string) (*api.Secret, error) {
+		return p.vault.Logical().Write("op/sign/"+name, map[string]any{"access_token": token, "method": method, "url": url})
+	}
+
+	signed, err := sign("shop-income", own, "GET", list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.accepted("GET", list, signed.Data)
+
+	for name, token := range map[string]string{"own token": own, "its token": other} {
+		if _, err := sign("other", token, "GET", list); !isDenied(err) {
+			t.Errorf("signed for another grant with %s: %v", name, err)
+		}
+	}
+	if _, err := sign("shop-income", other, "GET", list); !isRefused(err, "access_token: ") {
+		t.Errorf("signed with another grant's token: %v", err)
+	}
+	p.wire.mu.Lock()
+	reserved := []string{p.wallet.AuthServer(), p.wallet.AuthServer() + "/"}
+	for end, what := range p.wire.secrets {
+		switch what {
+		case "a manage URL":
+			reserved = append(reserved, p.wallet.AuthServer()+"/token/"+end)
+		case "a continue URL":
+			reserved = append(reserved, p.wallet.AuthServer()+"/continue/"+end)
+		}
+	}
+	p.wire.mu.Unlock()
+	if len(reserved) < 6 {
+		t.Fatalf("only %d URLs of the authorization server are known", len(reserved))
+	}
+	for _, url := range reserved {
+		for _, method := range []string{"POST", "DELETE", "GET"} {
+			if _, err := sign("shop-income", own, method, url); !isRefused(err, "url: ") {
+				t.Errorf("%s to the authorization server: %v", method, err != nil)
+			}
+		}
+	}
+}
+
+// isRefused tells whether an error is a 400 that begins with a field's name.
+func isRefused(err error, field string) bool {
+	var refusal *api.ResponseError
+	return errors.As(err, &refusal) && refusal.StatusCode == http.StatusBadRequest && len(refusal.Errors) == 1 && strings.HasPrefix(refusal.Errors[0], field)
+}
+
+// accepted sends a request as op/sign has answered it.
+func (e *engine) accepted(method, url string, signed map[string]any) {
+	e.t.Helper()
+	body, _ := signed["body"].(string)
+	req, err := http.NewRequestWithContext(e.t.Context(), method, url, strings.NewReader(body))
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	for name, value := range signed["headers"].(map[string]any) {
+		req.Header.Set(name, value.(string))
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode/100 != 2 {
+		e.t.Errorf("the resource server answers a signed request with %d", resp.StatusCode)
+	}
+}
+
 // The operator policy holds even for a token that has the default policy too.
 func TestOperatorPolicy(t *testing.T) {
 	t.Parallel()

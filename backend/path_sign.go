@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"crypto/subtle"
+	"encoding/json"
+	"net/http"
+	"slices"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+const (
+	batchField = "batch_input"
+	maxBatch   = 250
+
+	signSynopsis    = `Sign an HTTP request to the resource server with the client's key.`
+	signDescription = `
+An access token is good only on requests that the client's key has signed. Write
+access_token (from a read of token/NAME), method, url and, where there is one, the
+JSON text of the body; the answer holds the headers to send, and body, the exact
+bytes to send with them.
+
+Only what the grant allows is signed: the URL must be the grant's resource_server
+followed by one of the operations on incoming-payments, quotes, outgoing-payments
+and outgoing-payment-grant that the grant's rights include, for the wallet address
+that a right is for. Nothing is signed for the authorization server. Nothing is
+stored, and nothing is sent.
+
+batch_input signs up to 250 requests at once: a list of objects with method, url,
+body, access_token (left out: the one beside the list) and, if you like, a reference. batch_results
+has one object for each, in order: headers and body, or an error; and the reference.
+`
+)
+
+func (b *Backend) pathSign() *framework.Path {
+	text := func(name, description string) *framework.FieldSchema {
+		return &framework.FieldSchema{Type: framework.TypeString, Description: description, DisplayAttrs: &framework.DisplayAttributes{Name: name}}
+	}
+	token := text("Access token", "The grant's current access token, as a read of token/NAME or a renewal has answered it.")
+	token.DisplayAttrs.Sensitive = true
+	return &framework.Path{
+		Pattern:      "sign/(?P<name>.+)",
+		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationVerb: "sign", OperationSuffix: "request"},
+		Fields: map[string]*framework.FieldSchema{
+			"name":         nameField,
+			"access_token": token,
+			"method":       text("Method", "GET or POST."),
+			"url":          text("URL", "The whole URL that the request will be sent to, query included."),
+			"body":         text("Body", "JSON text of the body, for operations that have one."),
+			batchField: {
+				Type:         framework.TypeSlice,
+				Description:  "Up to 250 requests: objects with access_token, method, url, body and reference, as JSON or as its text.",
+				DisplayAttrs: &framework.DisplayAttributes{Name: "Batch input"},
+			},
+		},
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.UpdateOperation: operation("Sign a request to the resource server.", http.StatusOK, signFields, b.signRequest),
+		},
+		HelpSynopsis:    signSynopsis,
+		HelpDescription: signDescription,
+	}
+}
+
+var signFields = map[string]*framework.FieldSchema{
+	"headers":       {Type: framework.TypeMap, Description: "Headers to send, by name.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
+	"body":          {Type: framework.TypeString, Description: "The exact bytes to send, where there is a body."},
+	"batch_results": {Type: framework.TypeSlice, Description: "For each request of the batch, in order: headers and body, or an error; and its reference.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
+}
+
+// signRequest signs one request, or a batch. It takes no lock and writes nothing,
+// so a rotation of the grant that waits for its server does not hold it up.
+func (b *Backend) signRequest(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+	one, batch, err := parseUnsigned(d)
+	if err != nil {
+		return answerError(err)
+	}
+	c, err := client(ctx, req.Storage, req.MountPoint)
+	if err != nil {
+		return answerError(err)
+	}
+	name := d.Get("name").(string)
+	g, err := loadGrant(ctx, req.Storage, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := maySign(g, c, name, req.MountPoint); err != nil {
+		return answerError(err)
+	}
+	s, err := newSigner(c)
+	if err != nil {
+		return nil, err
+	}
+	if batch == nil {
+		signed, err := one.sign(ctx, g, s)
+		if err != nil {
+			return answerError(err)
+		}
+		return &logical.Response{Data: signed}, nil
+	}
+	results := make([]any, len(batch))
+	for i, item := range batch {
+		signed, err := item.sign(ctx, g, s)
+		if err != nil {
+			signed = map[string]any{"error": err.Error()}
+		}
+		if item.reference != "" {
+			signed["reference"] = item.reference
+		}
+		results[i] = signed
+	}
+	return &logical.Response{Data: map[string]any{"batch_results": results}}, nil
+}
+
+// presented is a request to be signed, with the token that the caller holds.
+type presented struct {
+	unsigned
+	token     string
+	reference string // a batch's own name for it
+	malformed error
+}
+
+// sign answers a signed request's headers and body, or why it is not signed.
+func (p presented) sign(ctx context.Context, g *grant, s signer) (map[string]any, error) {
+	if p.malformed != nil {
+		return nil, p.malformed
+	}
+	if g.Token == "" || subtle.ConstantTimeCompare([]byte(p.token), []byte(g.Token)) != 1 {
+		return nil, refuse("access_token: is not the grant's current one; read the token again")
+	}
+	body, err := g.allow(p.unsigned)
+	if err != nil {
+		return nil, err
+	}
+	p.body = body
+	headers, err := s.sign(ctx, p.unsigned, g.Token)
+	if err != nil {
+		return nil, err
+	}
+	signed := map[string]any{"headers": headers}
+	if body != "" {
+		signed["body"] = body
+	}
+	return signed, nil
+}
+
+// parseUnsigned reads what is to be signed: one request, or a batch (nil: none).
+func parseUnsigned(d *framework.FieldData) (presented, []presented, error) {
+	one := presented{
+		token:    value[string](d, "access_token"),
+		unsigned: unsigned{method: value[string](d, "method"), url: value[string](d, "url"), body: value[string](d, "body")},
+	}
+	if !given(d, batchField) {
+		return one, nil, nil
+	}
+	if slices.ContainsFunc([]string{"method", "url", "body"}, func(field string) bool { return given(d, field) }) {
+		return one, nil, refuse("%s: holds the requests' method, url and body; do not give them beside it", batchField)
+	}
+	items, ok := d.Raw[batchField].([]any)
+	if text, isText := d.Raw[batchField].(string); isText {
+		ok = json.Unmarshal([]byte(text), &items) == nil
+	}
+	if !ok || len(items) == 0 || len(items) > maxBatch {
+		return one, nil, refuse("%s: must be a JSON list of 1 to %d requests", batchField, maxBatch)
+	}
+	batch := make([]presented, len(items))
+	for i, item := range items {
+		batch[i] = parseItem(item, one.token)
+	}
+	return one, batch, nil
+}
+
+// parseItem reads one request of a batch. What is wrong with it is its own result
+// and not the batch's.
+func parseItem(item any, token string) presented {
+	p := presented{token: token}
+	members, ok := item.(map[string]any)
+	if !ok {
+		p.malformed = refuse("must be an object with method, url, body and access_token")
+	}
+	into := map[string]*string{"access_token": &p.token, "method": &p.method, "url": &p.url, "body": &p.body, "reference": &p.reference}
+	for name, raw := range members {
+		text, isText := raw.(string)
+		switch field := into[name]; {
+		case field == nil:
+			p.malformed = refuse("unknown member: a request has access_token, method, url, body and reference")
+		case !isText:
+			p.malformed = refuse("%s: must be a text", name)
+		default:
+			*field = text
+		}
+	}
+	return p
+}
