@@ -20,7 +20,7 @@ test: ## every check and test; installs and builds what it needs
 lint: ## golangci-lint, as pinned in tools/lint
 	@scripts/lint
 
-bench: ## benchmarks: a rotation, and the same call by the SDK alone
+bench: ## benchmarks: rotating next to the SDK alone, signing next to transit
 	@go test -run '^$$' -bench . -benchmem ./...
 
 vault: ## print the path of a Vault server; builds it once if there is none

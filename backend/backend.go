@@ -44,6 +44,7 @@ type Backend struct {
 
 	holds      holds
 	transports transports
+	signers    signers
 	patterns   map[*framework.Path]*regexp.Regexp
 
 	// configMu keeps the client from changing between the moment a grant is
@@ -91,7 +92,12 @@ func newBackend(version string, clock clockwork.Clock) *Backend {
 			b.pathKeysRotate(),
 			b.pathJWKS(),
 		},
-		Secrets:      []*framework.Secret{b.secretToken()},
+		Secrets: []*framework.Secret{b.secretToken()},
+		Invalidate: func(_ context.Context, key string) {
+			if key == configKey {
+				b.signers.forget()
+			}
+		},
 		PeriodicFunc: b.tick,
 		Clean:        func(context.Context) { b.inFlight.close() },
 	}

@@ -81,6 +81,13 @@ func (c *config) store(ctx context.Context, s logical.Storage) error {
 	return s.Put(ctx, entry)
 }
 
+// clientChanged is to be called when config has been written, whatever came of it.
+// Every grant may try again at once.
+func (b *Backend) clientChanged() {
+	b.signers.forget()
+	b.holds.forgetFailures()
+}
+
 // parsePrivateKey reads an Ed25519 key from PEM (PKCS#8) or from base64 of that
 // PEM. It never takes a file's name: the engine must not read files for others.
 func parsePrivateKey(field, text string) (ed25519.PrivateKey, error) {

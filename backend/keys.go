@@ -132,11 +132,12 @@ func (b *Backend) activate(ctx context.Context, s logical.Storage, c *config, k 
 	}
 	next := *c
 	next.KeyID, next.PrivateKey, next.KeyCreatedAt = k.KeyID, k.PrivateKey, k.CreatedAt
-	if err := next.store(ctx, s); err != nil {
+	err := next.store(ctx, s)
+	b.clientChanged()
+	if err != nil {
 		return err
 	}
 	*c = next
-	b.holds.forgetFailures()
 	b.Logger().Info("the client signs with a new key", "key_id", k.KeyID, "before", old.KeyID)
 	return s.Delete(ctx, k.storageKey())
 }

@@ -167,10 +167,11 @@ func (b *Backend) changeConfig(ctx context.Context, req *logical.Request, d *fra
 			return answerError(err)
 		}
 	}
-	if err := next.store(ctx, req.Storage); err != nil {
+	err = next.store(ctx, req.Storage)
+	b.clientChanged()
+	if err != nil {
 		return nil, err
 	}
-	b.holds.forgetFailures()
 	if len(resp.Warnings) == 0 && resp.Data == nil {
 		return nil, nil
 	}
@@ -304,7 +305,9 @@ func (b *Backend) deleteConfig(ctx context.Context, req *logical.Request, _ *fra
 	if err := logical.ClearView(ctx, logical.NewStorageView(req.Storage, keysPrefix)); err != nil {
 		return nil, fmt.Errorf("forget the client's keys: %w", err)
 	}
-	return nil, req.Storage.Delete(ctx, configKey)
+	err := req.Storage.Delete(ctx, configKey)
+	b.clientChanged()
+	return nil, err
 }
 
 func refuseWhileGrants(ctx context.Context, req *logical.Request, what string) error {

@@ -4,6 +4,7 @@ package backend
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
@@ -265,4 +267,78 @@ func TestSignWaitsForNobody(t *testing.T) {
 	income.sendSigned(200, "GET", "/incoming-payments?wallet-address="+r.sandbox.WalletAddress("shop"), signed.Data)
 	release()
 	r.live(<-read)
+}
+
+// A standby signs, but what it would refuse is for the active node to judge: its
+// own storage may be behind.
+func TestSignOnStandby(t *testing.T) {
+	r := withGrant(t)
+	income := r.receive("income")
+	r.system.ReplicationStateVal = consts.ReplicationPerformanceStandby
+	good := income.fields("GET", "/incoming-payments/1", "")
+	r.ok(logical.UpdateOperation, "sign/income", good)
+	bad := maps.Clone(good)
+	bad["access_token"] = "newer than what is stored here"
+	for name, fields := range map[string]map[string]any{"one": bad, "batch": {"batch_input": []any{good, bad}}} {
+		if _, err := r.do(r.ctx, logical.UpdateOperation, "sign/income", fields); !errors.Is(err, logical.ErrReadOnly) {
+			t.Errorf("%s: %v, want it forwarded", name, err)
+		}
+	}
+	if _, err := r.do(r.ctx, logical.UpdateOperation, "sign/nobody", good); !errors.Is(err, logical.ErrReadOnly) {
+		t.Errorf("no such grant here: %v, want it forwarded", err)
+	}
+}
+
+// Whatever changes the client's key, the next signature is made with the new one.
+func TestSignWithTheCurrentKey(t *testing.T) {
+	r := withGrant(t)
+	income := r.receive("income")
+	list := "/incoming-payments?wallet-address=" + r.sandbox.WalletAddress("shop")
+	keyID := func() string {
+		t.Helper()
+		signed := r.ok(logical.UpdateOperation, "sign/income", income.fields("GET", list, ""))
+		input := signed.Data["headers"].(map[string]string)["Signature-Input"]
+		_, after, _ := strings.Cut(input, `keyid="`)
+		id, _, _ := strings.Cut(after, `"`)
+		return id
+	}
+	if id := keyID(); id != testKeyID {
+		t.Fatalf("signed as %q", id)
+	}
+	r.ok(logical.UpdateOperation, "keys/rotate", map[string]any{"key_id": "key-2", "force": true})
+	if id := keyID(); id != "key-2" {
+		t.Errorf("signed as %q after the key was replaced", id)
+	}
+	r.ok(logical.UpdateOperation, "config", map[string]any{"key_id": "key-3", "private_key": r.key, "verify": false})
+	if id := keyID(); id != "key-3" {
+		t.Errorf("signed as %q after config was written", id)
+	}
+	c, err := loadConfig(r.ctx, r.storage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.KeyID = "key-4" // as the active node writes it, and a standby learns of it
+	if err := c.store(r.ctx, r.storage); err != nil {
+		t.Fatal(err)
+	}
+	r.b.InvalidateKey(r.ctx, configKey)
+	if id := keyID(); id != "key-4" {
+		t.Errorf("signed as %q after another node has written config", id)
+	}
+	// A client that was read before a change, and is ready only after it, is not remembered.
+	r.b.signers.forget()
+	r.storage.onRead = func(key string) error {
+		if key == configKey {
+			r.b.signers.forget()
+		}
+		return nil
+	}
+	keyID()
+	r.storage.heal()
+	if r.b.signers.known != nil {
+		t.Error("a client from before a change is remembered")
+	}
+	r.ok(logical.DeleteOperation, "grants/income", map[string]any{"force": true})
+	r.ok(logical.DeleteOperation, "config", nil)
+	r.fails(400, logical.UpdateOperation, "sign/income", income.fields("GET", list, ""), "no client is configured")
 }

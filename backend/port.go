@@ -365,9 +365,9 @@ func newSigner(c *config) (signer, error) {
 	return signer{sdk}, nil
 }
 
-// sign answers the headers to send a request with (RFC 9421; RFC 9635 section
+// headers answers the headers to send a request with (RFC 9421; RFC 9635 section
 // 7.3.1). The body has to be in the form that servers verify.
-func (s signer) sign(ctx context.Context, r unsigned, token string) (map[string]string, error) {
+func (s signer) headers(ctx context.Context, r unsigned, token string) (map[string]string, error) {
 	var body io.Reader
 	names := []string{"Authorization", "Signature-Input", "Signature"}
 	if r.body != "" {

@@ -4,9 +4,6 @@ package backend
 
 import (
 	"encoding/json"
-	"errors"
-	"io"
-	"math"
 	"net/url"
 	"path"
 	"regexp"
@@ -57,11 +54,50 @@ var resourceOperations = []resourceOperation{
 // unsigned is a request that somebody wants signed, as it came. No body is "".
 type unsigned struct{ method, url, body string }
 
+// scope is what a grant allows at its resource server.
+type scope struct {
+	resourceServer string
+	reserved       []*url.URL // below which the authorization server is
+	rights         []right
+}
+
+// right is one item of a grant's access, as far as it matters here.
+type right struct {
+	Type       string          `json:"type"`
+	Actions    []string        `json:"actions"`
+	Identifier json.RawMessage `json:"identifier"`
+}
+
+// scope reads the grant's rights as the server told them. One that has another
+// shape allows nothing.
+func (g *grant) scope() (scope, error) {
+	s := scope{resourceServer: g.ResourceServer}
+	var rights []json.RawMessage
+	switch {
+	case s.resourceServer == "" || strings.Contains(s.resourceServer, "?"):
+		return s, refuse("url: the grant does not say where its resource server is; write resource_server to the grant")
+	case json.Unmarshal(g.Access, &rights) != nil:
+		return s, refuse("url: the grant's rights are not known; write access with the grant, or rotate it once: the server may tell them")
+	}
+	for _, raw := range rights {
+		var one right
+		if json.Unmarshal(raw, &one) == nil {
+			s.rights = append(s.rights, one)
+		}
+	}
+	for _, text := range g.authServerURLs() {
+		if u, err := url.Parse(text); err == nil && u.Host != "" {
+			s.reserved = append(s.reserved, u)
+		}
+	}
+	return s, nil
+}
+
 // allow answers the body to send, in the only form that servers verify, or says
 // why the grant does not allow a request. Everything that it does not know it
 // refuses; what it says never holds a value of the request's.
-func (g *grant) allow(r unsigned) (body string, err error) {
-	target, err := g.below(r.url)
+func (s scope) allow(r unsigned) (body string, err error) {
+	target, err := s.below(r.url)
 	if err != nil {
 		return "", err
 	}
@@ -84,7 +120,7 @@ func (g *grant) allow(r unsigned) (body string, err error) {
 	case op.wallet != walletInBody && r.body != "":
 		return "", refuse("body: %s %s has none", op.method, op.path)
 	}
-	return body, g.includes(op, wallet)
+	return body, s.includes(op, wallet)
 }
 
 // target is what of a URL comes after the resource server's.
@@ -97,11 +133,9 @@ type target struct {
 // below takes apart a URL that has to lie below the grant's resource server and
 // nowhere near its authorization server, byte for byte: what is signed is the
 // text, and servers, proxies and libraries differ in what they make of it.
-func (g *grant) below(text string) (target, error) {
+func (s scope) below(text string) (target, error) {
 	u, err := url.Parse(text)
 	switch {
-	case g.ResourceServer == "":
-		return target{}, refuse("url: the grant does not say where its resource server is; write resource_server to the grant")
 	case err != nil || u.Host == "" || !uriRegexp.MatchString(text):
 		return target{}, refuse("url: must be an absolute URL, with only such characters as a URL may have")
 	case u.User != nil:
@@ -111,17 +145,15 @@ func (g *grant) below(text string) (target, error) {
 	case u.String() != text: // what is sent would be another text
 		return target{}, refuse("url: must be written as it is sent, the scheme in lower case")
 	}
-	rest, found := strings.CutPrefix(text, g.ResourceServer)
-	if !found || !strings.HasPrefix(rest, "/") || strings.Contains(g.ResourceServer, "?") {
+	rest, found := strings.CutPrefix(text, s.resourceServer)
+	if !found || !strings.HasPrefix(rest, "/") {
 		return target{}, refuse("url: must begin with the grant's resource_server, letter for letter, and go on with a path")
 	}
 	if hasTricks(u.EscapedPath()) {
 		return target{}, refuse("url: the path must not hold '..', '.' or empty segments, nor %%2e, %%2f or %%5c")
 	}
-	for _, reserved := range g.authServerURLs() {
-		if isBelow(u, reserved) {
-			return target{}, refuse("url: lies below the authorization server, for which nothing is signed here")
-		}
+	if slices.ContainsFunc(s.reserved, func(base *url.URL) bool { return isBelow(u, base) }) {
+		return target{}, refuse("url: lies below the authorization server, for which nothing is signed here")
 	}
 	t := target{}
 	t.path, t.query, t.hasQuery = strings.Cut(rest, "?")
@@ -158,12 +190,11 @@ func above(text string) string {
 
 // isBelow tells whether u is a URL, or lies below it; letters' case does not
 // count, for it does not at some servers.
-func isBelow(u *url.URL, base string) bool {
-	b, err := url.Parse(base)
-	if err != nil || b.Host == "" || origin(u) != origin(b) {
+func isBelow(u, base *url.URL) bool {
+	if origin(u) != origin(base) {
 		return false
 	}
-	dir := strings.ToLower(strings.TrimRight(b.EscapedPath(), "/")) + "/"
+	dir := strings.ToLower(strings.TrimRight(base.EscapedPath(), "/")) + "/"
 	return strings.HasPrefix(strings.ToLower(u.EscapedPath())+"/", dir)
 }
 
@@ -233,97 +264,25 @@ func readBody(text string) (body, wallet string, err error) {
 	if text == "" {
 		return "", "", refuse("body: is needed, as JSON text")
 	}
-	d := json.NewDecoder(strings.NewReader(text))
-	d.UseNumber()
-	if err := checkJSON(d, maxDepth); err != nil {
-		return "", "", err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return "", "", errNotJSON
+	if body, err = ecmascript.Unambiguous([]byte(text)); err != nil {
+		return "", "", refuse("body: must be JSON text that all readers take for the same: %s", err)
 	}
 	var members map[string]json.RawMessage // a struct would take other spellings of a name
-	if json.Unmarshal([]byte(text), &members) != nil || json.Unmarshal(members["walletAddress"], &wallet) != nil || wallet == "" {
+	if json.Unmarshal([]byte(body), &members) != nil || json.Unmarshal(members["walletAddress"], &wallet) != nil || wallet == "" {
 		return "", "", refuse("body: must be a JSON object with walletAddress, a text, in it")
-	}
-	if body, err = ecmascript.Normal([]byte(text)); err != nil {
-		return "", "", errNotJSON
 	}
 	return body, wallet, nil
 }
 
-// maxDepth is how deep a body's objects and lists may be in each other.
-const maxDepth = 32
-
-var errNotJSON = refuse("body: must be JSON text")
-
-// checkJSON refuses JSON that two readers may take for different values: a
-// member that is there twice, in whatever case (some readers do not mind it), or
-// a number that JavaScript has no room for.
-func checkJSON(d *json.Decoder, depth int) error {
-	token, err := d.Token()
-	if err != nil {
-		return errNotJSON
-	}
-	switch token := token.(type) {
-	case json.Number:
-		if f, err := token.Float64(); err != nil || math.Abs(f) >= 1<<53 {
-			return refuse("body: holds a number from 2^53 on, which JavaScript does not hold exactly")
-		}
-	case json.Delim:
-		if depth == 0 {
-			return refuse("body: goes deeper than %d levels", maxDepth)
-		}
-		seen := map[string]bool{}
-		for d.More() {
-			if token == '{' {
-				if err := checkMember(d, seen); err != nil {
-					return err
-				}
-			}
-			if err := checkJSON(d, depth-1); err != nil {
-				return err
-			}
-		}
-		if _, err := d.Token(); err != nil {
-			return errNotJSON
-		}
-	}
-	return nil
-}
-
-func checkMember(d *json.Decoder, seen map[string]bool) error {
-	token, err := d.Token()
-	name, isText := token.(string)
-	if err != nil || !isText {
-		return errNotJSON
-	}
-	folded := strings.ToLower(strings.ToUpper(name)) // as encoding/json and others compare names
-	if seen[folded] {
-		return refuse("body: a member is in an object twice, or in two spellings that differ in upper and lower case only")
-	}
-	seen[folded] = true
-	return nil
-}
-
 // includes says why the grant's rights do not include an operation on a wallet
 // address. Where a request names none, the server knows whose payment it is.
-func (g *grant) includes(op resourceOperation, wallet string) error {
-	var rights []json.RawMessage
-	if json.Unmarshal(g.Access, &rights) != nil {
-		return refuse("url: the grant's rights are not known; write access with the grant, or rotate it once: the server may tell them")
-	}
+func (s scope) includes(op resourceOperation, wallet string) error {
 	elsewhere := false
-	for _, raw := range rights {
-		var right struct {
-			Type       string          `json:"type"`
-			Actions    []string        `json:"actions"`
-			Identifier json.RawMessage `json:"identifier"`
-		}
-		if json.Unmarshal(raw, &right) != nil || right.Type != op.kind ||
-			!slices.ContainsFunc(op.actions, func(a string) bool { return slices.Contains(right.Actions, a) }) {
+	for _, r := range s.rights {
+		if r.Type != op.kind || !slices.ContainsFunc(op.actions, func(a string) bool { return slices.Contains(r.Actions, a) }) {
 			continue
 		}
-		if op.wallet == walletNowhere || isFor(right.Identifier, wallet) {
+		if op.wallet == walletNowhere || r.isFor(wallet) {
 			return nil
 		}
 		elsewhere = true
@@ -334,13 +293,14 @@ func (g *grant) includes(op resourceOperation, wallet string) error {
 	return refuse("url: the grant's rights do not include %s of %s", strings.Join(op.actions, " or "), op.kind)
 }
 
-// isFor tells whether a right with this identifier is for a wallet address.
-func isFor(identifier json.RawMessage, wallet string) bool {
-	if identifier == nil || string(identifier) == "null" {
+// isFor tells whether a right is for a wallet address; one without an identifier
+// is for any.
+func (r right) isFor(wallet string) bool {
+	if r.Identifier == nil || string(r.Identifier) == "null" {
 		return true
 	}
 	var text string
-	return json.Unmarshal(identifier, &text) == nil && text == wallet
+	return json.Unmarshal(r.Identifier, &text) == nil && text == wallet
 }
 
 func (w walletPlace) field() string {

@@ -8,6 +8,8 @@ import (
 	"cmp"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,21 +34,62 @@ func Normal(text []byte) (string, error) {
 	return r.value(), nil
 }
 
+// maxDepth is how deep objects and lists may be in each other for Unambiguous.
+const maxDepth = 32
+
+// What Unambiguous refuses. The texts are meant for whoever wrote the JSON.
+var (
+	ErrTwice  = errors.New("a member is in an object twice, or in two spellings that differ in upper and lower case only")
+	ErrNumber = errors.New("a number is 2^53 or more, which JavaScript does not hold exactly")
+	ErrDeep   = fmt.Errorf("objects and lists are more than %d deep in each other", maxDepth)
+)
+
+// Unambiguous is Normal for text that all readers take for the same value: those that keep the first of two members,
+// those that keep the last, and those that do not mind the case of a member's name, as encoding/json does not.
+func Unambiguous(text []byte) (string, error) {
+	if !json.Valid(text) {
+		return "", ErrMalformed
+	}
+	r := rewriter{rest: text, strict: true}
+	normal := r.value()
+	return normal, r.err
+}
+
 // rewriter reads valid JSON and gives each value in its normal form. It does not decode to Go values: those cannot hold
 // a lone surrogate, which JavaScript keeps.
-type rewriter struct{ rest []byte }
+type rewriter struct {
+	rest   []byte
+	strict bool  // look for what is ambiguous
+	err    error // and end with it
+	depth  int
+}
+
+func (r *rewriter) refuse(err error) {
+	if r.strict && r.err == nil {
+		r.err = err
+	}
+}
 
 func (r *rewriter) value() string {
 	switch r.peek() {
 	case '{':
-		return r.object()
+		return r.nested(r.object)
 	case '[':
-		return r.array()
+		return r.nested(r.array)
 	case '"':
 		return r.text()
 	default:
 		return r.scalar()
 	}
+}
+
+func (r *rewriter) nested(read func() string) string {
+	r.depth++
+	defer func() { r.depth-- }()
+	if r.depth > maxDepth {
+		r.refuse(ErrDeep)
+	}
+	return read()
 }
 
 // peek is the next byte that is not white space.
@@ -73,7 +116,7 @@ func (r *rewriter) object() string {
 	r.take()
 	var members []member
 	at := make(map[string]int)
-	for r.peek() != '}' {
+	for r.err == nil && r.peek() != '}' {
 		if r.peek() == ',' {
 			r.take()
 		}
@@ -82,11 +125,16 @@ func (r *rewriter) object() string {
 		r.take() // the colon
 		m.value = r.value()
 		// Of two members with one key the last one counts, at the place of the first.
-		if i, repeated := at[m.key]; repeated {
+		key := m.key
+		if r.strict {
+			key = strings.ToLower(strings.ToUpper(key)) // the letters that are one in some case
+		}
+		if i, repeated := at[key]; repeated {
+			r.refuse(ErrTwice)
 			members[i].value = m.value
 			continue
 		}
-		at[m.key] = len(members)
+		at[key] = len(members)
 		members = append(members, m)
 	}
 	r.take()
@@ -128,7 +176,7 @@ func arrayIndex(key string) (uint64, bool) {
 func (r *rewriter) array() string {
 	r.take()
 	var out strings.Builder
-	for r.peek() != ']' {
+	for r.err == nil && r.peek() != ']' {
 		if r.peek() == ',' {
 			out.WriteByte(r.take())
 		}
@@ -150,7 +198,10 @@ func (r *rewriter) scalar() string {
 	case "true", "false", "null":
 		return word
 	}
-	number, _ := strconv.ParseFloat(word, 64)
+	number, err := strconv.ParseFloat(word, 64)
+	if err != nil || math.Abs(number) >= 1<<53 {
+		r.refuse(ErrNumber)
+	}
 	text, err := jcs.NumberToJSON(number)
 	if err != nil {
 		return "null" // JSON.parse reads 1e400 as Infinity, and JSON.stringify has no other word for it

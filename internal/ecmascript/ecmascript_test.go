@@ -2,7 +2,11 @@
 
 package ecmascript
 
-import "testing"
+import (
+	"errors"
+	"strings"
+	"testing"
+)
 
 // The expectations are what Node.js 22 prints for JSON.stringify(JSON.parse(text)).
 func TestNormalJSON(t *testing.T) {
@@ -29,6 +33,40 @@ func TestNormalJSON(t *testing.T) {
 	for _, malformed := range []string{"", " ", "{", "[1,]", `{"a":1,}`, "01", "'a'", "{} {}", "NaN", "\ufeff{}"} {
 		if got, err := Normal([]byte(malformed)); err == nil {
 			t.Errorf("%q: got %s, want an error", malformed, got)
+		}
+	}
+}
+
+func TestUnambiguous(t *testing.T) {
+	deep := func(n int, inner string) string { return strings.Repeat("[", n) + inner + strings.Repeat("]", n) }
+	for _, row := range []struct {
+		text string
+		want error
+	}{
+		{`{"a":{"b":1,"c":2},"b":[{"b":1},{"b":2}]}`, nil},
+		{`{"a":1,"b":2,"a":1}`, ErrTwice},
+		{`{"a":1,"\u0061":1}`, ErrTwice},
+		{`{"a":1,"A":1}`, ErrTwice},
+		{`{"k":1,"\u212a":1}`, ErrTwice}, // the Kelvin sign
+		{`{"s":1,"ſ":1}`, ErrTwice},
+		{`[[{"x":{"a":1,"A":1}}]]`, ErrTwice},
+		{`{"n":1,"\n":1,"\\n":1,"\\":1}`, nil},
+		{`{"":1,"":1}`, ErrTwice},
+		{`[9007199254740991,-9007199254740991,0.1,1e15]`, nil},
+		{`9007199254740992`, ErrNumber},
+		{`-9007199254740993`, ErrNumber},
+		{`[1e400]`, ErrNumber},
+		{deep(maxDepth, `"x"`), nil},
+		{deep(maxDepth, `[]`), ErrDeep},
+		{deep(9000, ``), ErrDeep},
+		{`{"a":1`, ErrMalformed},
+	} {
+		got, err := Unambiguous([]byte(row.text))
+		if !errors.Is(err, row.want) {
+			t.Errorf("%.60s: %v, want %v", row.text, err, row.want)
+		}
+		if normal, _ := Normal([]byte(row.text)); err == nil && got != normal {
+			t.Errorf("%.60s: %s, and Normal says %s", row.text, got, normal)
 		}
 	}
 }
