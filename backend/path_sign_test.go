@@ -234,7 +234,8 @@ func TestSignBatch(t *testing.T) {
 			r.noSecretIn("an error", said)
 		}
 	}
-	many := slices.Repeat([]any{items[0]}, maxBatch)
+	long := item("POST", "/incoming-payments", `{"walletAddress":"`+shop+`","metadata":{"note":"`+strings.Repeat("x", 1000)+`"}}`)
+	many := slices.Repeat([]any{long}, maxBatch) // more than any other field may hold
 	if n := len(r.ok(logical.UpdateOperation, "sign/income", map[string]any{"access_token": income.token, "batch_input": many}).Data["batch_results"].([]any)); n != maxBatch {
 		t.Errorf("%d results", n)
 	}
