@@ -3,10 +3,18 @@
 package backend
 
 import (
+	"bytes"
 	"encoding/json"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"maps"
 	"net/url"
+	"os"
 	"path"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -238,6 +246,136 @@ func TestAllow(t *testing.T) {
 			}
 		})
 	}
+}
+
+// documented is an operation of operations.json, which test/interop holds against
+// the OpenAPI document.
+type documented struct {
+	ID, Method, Path string
+	Body             bool
+	Query            map[string]struct {
+		Required                    bool
+		Minimum, Maximum, MinLength *int
+	}
+}
+
+func readDocumented(t *testing.T) (operations []documented) {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join("..", "test", "interop", "operations.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&operations); err != nil {
+		t.Fatal(err)
+	}
+	return operations
+}
+
+// What is in the table is in the document, and the other way round.
+func TestOperationsAreTheDocuments(t *testing.T) {
+	operations := readDocumented(t)
+	if len(operations) != len(resourceOperations) {
+		t.Errorf("%d operations are documented, and %d are in the table", len(operations), len(resourceOperations))
+	}
+	for _, op := range operations {
+		at := slices.IndexFunc(resourceOperations, func(known resourceOperation) bool { return known.id == op.ID })
+		if at < 0 {
+			t.Errorf("%s is not in the table", op.ID)
+			continue
+		}
+		known := resourceOperations[at]
+		if known.method != op.Method || known.path != op.Path ||
+			(known.wallet == walletInBody) != op.Body || (known.wallet == walletInQuery) != (len(op.Query) > 0) {
+			t.Errorf("%s is in the table as %v", op.ID, known)
+		}
+	}
+}
+
+// Every name that the document has in an operation's query is allowed there, within
+// the same limits, and no other.
+func TestQueriesAreTheDocuments(t *testing.T) {
+	g, texts := signable(allRights), textsInSource(t)
+	for _, op := range readDocumented(t) {
+		allowed := func(query url.Values) bool {
+			r := unsigned{op.Method, rs + strings.Replace(op.Path, "{id}", "1", 1), ""}
+			if op.Body {
+				r.body = aliceBody("")
+			}
+			if len(query) > 0 {
+				r.url += "?" + query.Encode()
+			}
+			_, err := g.allow(r)
+			return err == nil
+		}
+		full := url.Values{}
+		for name := range op.Query {
+			full.Set(name, "1")
+		}
+		if full.Has("wallet-address") {
+			full.Set("wallet-address", alice)
+		}
+		if !allowed(full) {
+			t.Errorf("%s is refused with all of its query", op.ID)
+		}
+		with := func(name, value string) bool {
+			query := maps.Clone(full)
+			query.Set(name, value)
+			return allowed(query)
+		}
+		for name, about := range op.Query {
+			without := maps.Clone(full)
+			without.Del(name)
+			if allowed(without) == about.Required {
+				t.Errorf("%s is allowed without %s: %t", op.ID, name, !about.Required)
+			}
+			if least := about.Minimum; least != nil && (!with(name, strconv.Itoa(*least)) || with(name, strconv.Itoa(*least-1))) {
+				t.Errorf("%s has another minimum for %s", op.ID, name)
+			}
+			if most := about.Maximum; most != nil && (!with(name, strconv.Itoa(*most)) || with(name, strconv.Itoa(*most+1))) {
+				t.Errorf("%s has another maximum for %s", op.ID, name)
+			}
+			if length := about.MinLength; length != nil && (!with(name, strings.Repeat("x", *length)) || with(name, strings.Repeat("x", *length-1))) {
+				t.Errorf("%s has another minimum length for %s", op.ID, name)
+			}
+		}
+		for _, name := range texts {
+			if _, is := op.Query[name]; !is && with(name, "1") {
+				t.Errorf("%s is allowed with %q in its query", op.ID, name)
+			}
+		}
+	}
+}
+
+// textsInSource are all texts that are written in the package: whatever name a
+// query may have, it is one of them.
+func textsInSource(t *testing.T) (texts []string) {
+	t.Helper()
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range files {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(file, func(node ast.Node) bool {
+			if literal, is := node.(*ast.BasicLit); is && literal.Kind == token.STRING {
+				text, err := strconv.Unquote(literal.Value)
+				if err != nil {
+					t.Fatal(err)
+				}
+				texts = append(texts, text)
+			}
+			return true
+		})
+	}
+	return texts
 }
 
 // A body is sent in the one form in which servers verify it, and in no other.

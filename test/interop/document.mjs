@@ -12,11 +12,12 @@ import {
 
 export const world = JSON.parse(process.env.INTEROP)
 export const authDocument = await getAuthServerOpenAPI()
+export const resourceDocument = await getResourceServerOpenAPI()
 const walletDocument = await getWalletAddressServerOpenAPI()
 
 const sites = [
   [world.auth, authDocument],
-  [world.resource, await getResourceServerOpenAPI()],
+  [world.resource, resourceDocument],
   [world.alice, walletDocument],
   [world.shop, walletDocument],
   [world.client, walletDocument]

@@ -82,3 +82,13 @@ func TestAccess(t *testing.T) {
 	w.record.close(t)
 	w.node("access.test.mjs", len(rows))
 }
+
+// TestOperations holds operations.json against the OpenAPI document. The engine's table is held against it in backend/.
+func TestOperations(t *testing.T) {
+	w := newWorld(t)
+	if _, err := os.ReadFile("operations.json"); err != nil { // see node
+		t.Fatal(err)
+	}
+	w.record.close(t)
+	w.node("operations.test.mjs", 2)
+}
