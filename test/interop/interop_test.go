@@ -14,13 +14,14 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// TestExchanges records what engine, stand-in, signer and JavaScript client say to the sandbox, and has all of it
-// checked.
+// TestExchanges records what engine, stand-in, signer and JavaScript client say to the sandbox, and what applications
+// say with the engine's signatures, and has all of it checked.
 func TestExchanges(t *testing.T) {
 	w := newWorld(t)
 	w.driveEngine()
 	w.driveStandIn()
 	w.driveResourceServer()
+	w.driveSign()
 	w.provokeRefusals()
 	w.record.step("javascript")
 	w.node("client.test.mjs", 6)

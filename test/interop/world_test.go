@@ -34,6 +34,7 @@ type world struct {
 	*testing.T
 	sandbox *sandbox.Server
 	record  *record
+	bodies  string // a file with what TestBodies has got signed
 	key     ed25519.PrivateKey
 	pem     string
 	passed  atomic.Int64 // how far the sandbox's clock is ahead, in nanoseconds
@@ -209,7 +210,7 @@ var passedLine = regexp.MustCompile(`(?m)^# pass (\d+)$`)
 func (w *world) node(file string, tests int) {
 	w.Helper()
 	// go test keeps a result until a file changes that this process has opened.
-	for _, read := range []string{file, "document.mjs", "package-lock.json"} {
+	for _, read := range []string{file, "document.mjs", "signature.mjs", "package-lock.json"} {
 		if _, err := os.ReadFile(read); err != nil {
 			w.Fatal(err)
 		}
@@ -220,6 +221,7 @@ func (w *world) node(file string, tests int) {
 	}
 	told, err := json.Marshal(map[string]any{
 		"exchanges": w.record.path,
+		"bodies":    w.bodies,
 		"keyFile":   keyFile,
 		"keyId":     keyID,
 		"publicKey": base64.RawURLEncoding.EncodeToString(publicOf(w.key)),
