@@ -228,6 +228,9 @@ func (s *Server) Log() string {
 	return string(log)
 }
 
+// Binary is the path of the server's program, which is the command-line client too.
+func (s *Server) Binary() string { return s.binary }
+
 // PID is the server's process id.
 func (s *Server) PID() int { return s.process.pid }
 

@@ -204,8 +204,9 @@ func isRefused(err error, field string) bool {
 	return errors.As(err, &refusal) && refusal.StatusCode == http.StatusBadRequest && len(refusal.Errors) == 1 && strings.HasPrefix(refusal.Errors[0], field)
 }
 
-// accepted sends a request as op/sign has answered it.
-func (e *engine) accepted(method, url string, signed map[string]any) {
+// accepted sends a request as op/sign has answered it, and returns what the resource
+// server answers.
+func (e *engine) accepted(method, url string, signed map[string]any) (answer map[string]any) {
 	e.t.Helper()
 	body, _ := signed["body"].(string)
 	req, err := http.NewRequestWithContext(e.t.Context(), method, url, strings.NewReader(body))
@@ -219,10 +220,14 @@ func (e *engine) accepted(method, url string, signed map[string]any) {
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	_ = resp.Body.Close()
+	defer resp.Body.Close()
 	if resp.StatusCode/100 != 2 {
 		e.t.Errorf("the resource server answers a signed request with %d", resp.StatusCode)
 	}
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
+		e.t.Fatal(err)
+	}
+	return answer
 }
 
 // The operator policy holds even for a token that has the default policy too.

@@ -160,6 +160,12 @@ func (e *engine) noSecretIn(where, text string, keys ...string) {
 			e.t.Errorf("%s holds %s", where, what)
 		}
 	}
+	e.noKeyIn(where, text, keys...)
+}
+
+// noKeyIn checks that a text holds no private key.
+func (e *engine) noKeyIn(where, text string, keys ...string) {
+	e.t.Helper()
 	for _, key := range append(keys, e.key) {
 		for _, form := range []string{keyLine(key), base64.StdEncoding.EncodeToString([]byte(key))} {
 			if strings.Contains(text, form) {

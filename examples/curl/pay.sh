@@ -1,0 +1,104 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MPL-2.0
+
+# Gets paid, and pays, without the client's private key: that stays in Vault, which signs. With vault and curl alone,
+# so that it can be done in the same way in a language for which there is no example.
+#
+#   pay.sh MOUNT INCOME AMOUNT [PAYER]
+#
+# INCOME is the grant to get paid with and PAYER, if given, the grant to pay with. AMOUNT counts the smallest unit of
+# the wallet's asset: 1250 are 12.50 USD. VAULT_ADDR and VAULT_TOKEN say which Vault, and as who.
+set -euo pipefail
+
+if (($# < 3 || $# > 4)) || [[ ! $3 =~ ^[1-9][0-9]*$ ]]; then
+  echo "usage: VAULT_ADDR=… VAULT_TOKEN=… pay.sh MOUNT INCOME AMOUNT [PAYER]" >&2
+  exit 2
+fi
+mount=$1 income=$2 amount=$3 payer=${4:-}
+
+# Tokens and headers go through files that only we may read: everybody on the machine sees a command's arguments.
+work=$(mktemp -d)
+cd "$work"
+touch leases
+end() {
+  local status=$?
+  trap - EXIT
+  # The tokens die now and not in ten minutes.
+  while read -r lease; do
+    vault lease revoke -sync "$lease" >/dev/null </dev/null || status=1
+  done <leases
+  rm -rf "$work"
+  exit "$status"
+}
+trap end EXIT
+
+# What the vault command escapes in JSON, of the characters that are here.
+unescape='s/\\u0026/\&/g; s/\\u003c/</g; s/\\u003e/>/g; s/\\\(["\\/]\)/\1/g'
+
+# member NAME FILE is the first text or number of that name in a file of JSON. That is enough for the answers here:
+# their texts hold no quotation marks.
+member() {
+  grep -Eo "\"$1\" *: *(\"[^\"]*\"|[0-9]+)" "$2" | sed -e '2,$d; s/^"[^"]*" *: *//; s/^"//; s/"$//' -e "$unescape" || {
+    echo "there is no $1 in ${2%.json}" >&2
+    return 1
+  }
+}
+
+# post GRANT URL BODY has a request signed by Vault and sends it. It prints the status, and leaves what is answered in
+# answer. A token that Vault itself does not take counts as a 401.
+post() {
+  local request=(access_token=@access_token method=POST url="$2" body="$3")
+  # The signature covers the body in the form that Vault answers, to the byte; it is the same each time.
+  if ! vault write -format=table -field=body "$mount/sign/$1" "${request[@]}" >body 2>answer ||
+    ! vault write -format=json -field=headers "$mount/sign/$1" "${request[@]}" >headers.json 2>answer; then
+    if grep -q 'access_token: ' answer; then
+      printf 401
+      return
+    fi
+    cat answer >&2
+    return 1
+  fi
+  sed -n 's/^ *"\([^"]*\)": "\(.*\)",\{0,1\}$/\1: \2/p' headers.json | sed "$unescape" >headers
+  curl -sS -H @headers -H 'Accept: application/json' --data-binary @body -o answer -w '%{http_code}' "$2"
+}
+
+# create GRANT COLLECTION FIELD [MORE] creates a payment with the amount in FIELD, and puts its URL into created.
+create() {
+  local attempt token wallet url code scale body status
+  for attempt in 1 2; do
+    vault read -format=json "$mount/token/$1" >token.json
+    member lease_id token.json >>leases
+    token=$(member access_token token.json)
+    printf %s "$token" >access_token
+    wallet=$(member wallet_address token.json)
+    url=$(member resource_server token.json)/$2
+    curl -sS -f -H 'Accept: application/json' -o wallet.json "$wallet" # which anybody may see
+    code=$(member assetCode wallet.json)
+    scale=$(member assetScale wallet.json)
+    body=$(printf '{"walletAddress": "%s", "%s": {"value": "%s", "assetCode": "%s", "assetScale": %s}%s}' \
+      "$wallet" "$3" "$amount" "$code" "$scale" "${4:-}")
+    status=$(post "$1" "$url" "$body")
+    case $status in
+      201)
+        created=$(member id answer)
+        return
+        ;;
+      # A grant has one live token. Whoever else reads it takes it from us, even between our read and our request; then
+      # a second read helps. What was refused has done nothing, so this pays nothing twice.
+      401 | 403) ;;
+      *) break ;;
+    esac
+  done
+  echo "POST $url: $status" >&2
+  cat answer >&2
+  exit 1
+}
+
+create "$income" incoming-payments incomingAmount
+invoice=$created
+echo "incoming payment created: $invoice"
+
+if [[ -n $payer ]]; then
+  create "$payer" outgoing-payments debitAmount ', "incomingPayment": "'"$invoice"'"'
+  echo "outgoing payment created: $created"
+fi

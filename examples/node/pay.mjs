@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: MPL-2.0
+
+// Gets paid, and pays, with the official Open Payments client and without the client's private key: that stays in
+// Vault, which signs.
+//
+//   node pay.mjs MOUNT INCOME AMOUNT [PAYER]
+//
+// INCOME is the grant to get paid with and PAYER, if given, the grant to pay with. AMOUNT counts the smallest unit of
+// the wallet's asset: 1250 are 12.50 USD. VAULT_ADDR and VAULT_TOKEN say which Vault, and as who.
+
+import { createAuthenticatedClient } from '@interledger/open-payments'
+
+const [mount, income, amount, payer] = process.argv.slice(2)
+const { VAULT_ADDR, VAULT_TOKEN } = process.env
+if (!/^[1-9]\d*$/.test(amount) || !VAULT_ADDR || !VAULT_TOKEN) {
+  console.error('usage: VAULT_ADDR=… VAULT_TOKEN=… node pay.mjs MOUNT INCOME AMOUNT [PAYER]')
+  process.exit(2)
+}
+
+async function vault(path, data) {
+  const response = await fetch(`${VAULT_ADDR}/v1/${path}`, {
+    method: data ? 'POST' : 'GET',
+    headers: { 'X-Vault-Token': VAULT_TOKEN },
+    body: JSON.stringify(data)
+  })
+  const answer = await response.json().catch(() => ({})) // a revocation is answered without a body
+  if (!response.ok) throw new Error(answer.errors?.join('; ') || `Vault answers ${response.status}`)
+  return answer
+}
+
+const leases = []
+const grantOf = new Map() // by access token
+
+async function readToken(grant) {
+  const { lease_id, data } = await vault(`${mount}/token/${grant}`)
+  leases.push(lease_id)
+  grantOf.set(data.access_token, grant)
+  return data
+}
+
+// A grant has one live token. Whoever else reads it takes it from us, even between our read and our request; then a
+// second read helps. What was refused has done nothing, so this pays nothing twice: a payment whose answer never came
+// may have been made, and must not be repeated like this.
+async function withToken(grant, use) {
+  try {
+    return await use(await readToken(grant))
+  } catch (err) {
+    const refusedThere = err.status === 401 || err.status === 403
+    const refusedByVault = err.description?.startsWith('access_token:')
+    if (!refusedThere && !refusedByVault) throw err
+    return use(await readToken(grant))
+  }
+}
+
+// The client calls this in place of its own signing.
+async function signInVault(request) {
+  const token = request.headers.get('Authorization')?.replace(/^GNAP /, '')
+  const { data } = await vault(`${mount}/sign/${grantOf.get(token)}`, {
+    access_token: token,
+    method: request.method,
+    url: request.url,
+    body: await request.text()
+  })
+  const headers = new Headers(request.headers)
+  for (const [name, value] of Object.entries(data.headers)) headers.set(name, value)
+  // The signature covers these bytes of the body, and not the ones that came in.
+  return new Request(request, { headers, body: data.body })
+}
+
+const client = await createAuthenticatedClient({
+  authenticatedRequestInterceptor: signInVault,
+  walletAddressUrl: '', // who asks for grants; that is Vault's business
+  requestTimeoutMs: 30_000 // who gives up early does not know whether there is a payment
+})
+
+const amountIn = ({ assetCode, assetScale }) => ({ value: amount, assetCode, assetScale })
+
+try {
+  const invoice = await withToken(income, async (token) => {
+    const wallet = await client.walletAddress.get({ url: token.wallet_address })
+    return client.incomingPayment.create(
+      { url: token.resource_server, accessToken: token.access_token },
+      { walletAddress: token.wallet_address, incomingAmount: amountIn(wallet) }
+    )
+  })
+  console.log(`incoming payment created: ${invoice.id}`)
+
+  if (payer) {
+    const payment = await withToken(payer, async (token) => {
+      const wallet = await client.walletAddress.get({ url: token.wallet_address })
+      return client.outgoingPayment.create(
+        { url: token.resource_server, accessToken: token.access_token },
+        { walletAddress: token.wallet_address, incomingPayment: invoice.id, debitAmount: amountIn(wallet) }
+      )
+    })
+    console.log(`outgoing payment created: ${payment.id}`)
+  }
+} catch (err) {
+  console.error(err.description ?? err.cause?.message ?? err.message)
+  process.exitCode = 1
+} finally {
+  // The tokens die now and not in ten minutes.
+  for (const lease_id of leases) await vault('sys/leases/revoke', { lease_id, sync: true })
+}
