@@ -229,6 +229,9 @@ func (op resourceOperation) matches(path string) bool {
 	return found && isSuffixed && idRegexp.MatchString(id)
 }
 
+// queryNames are what a list's query may have; the first one it must.
+var queryNames = []string{"wallet-address", "cursor", "first", "last"}
+
 // readQuery reads a list's query and answers the wallet address in it.
 func readQuery(query string) (wallet string, err error) {
 	values := map[string]string{}
@@ -237,8 +240,8 @@ func readQuery(query string) (wallet string, err error) {
 		value, err := url.QueryUnescape(escaped)
 		_, again := values[name]
 		switch {
-		case !slices.Contains([]string{"wallet-address", "cursor", "first", "last"}, name):
-			return "", refuse("url: the query may have wallet-address, cursor, first and last only")
+		case !slices.Contains(queryNames, name):
+			return "", refuse("url: the query may have %s only", strings.Join(queryNames, ", "))
 		case again:
 			return "", refuse("url: the query has %s twice", name)
 		case err != nil || value == "" || strings.ContainsAny(escaped, "+;"):

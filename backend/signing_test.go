@@ -5,9 +5,6 @@ package backend
 import (
 	"bytes"
 	"encoding/json"
-	"go/ast"
-	"go/parser"
-	"go/token"
 	"maps"
 	"net/url"
 	"os"
@@ -296,9 +293,9 @@ func TestOperationsAreTheDocuments(t *testing.T) {
 // Every name that the document has in an operation's query is allowed there, within
 // the same limits, and no other.
 func TestQueriesAreTheDocuments(t *testing.T) {
-	g, texts := signable(allRights), textsInSource(t)
+	g := signable(allRights)
 	for _, op := range readDocumented(t) {
-		allowed := func(query url.Values) bool {
+		allows := func(query url.Values) bool {
 			r := unsigned{op.Method, rs + strings.Replace(op.Path, "{id}", "1", 1), ""}
 			if op.Body {
 				r.body = aliceBody("")
@@ -306,7 +303,7 @@ func TestQueriesAreTheDocuments(t *testing.T) {
 			if len(query) > 0 {
 				r.url += "?" + query.Encode()
 			}
-			_, err := g.allow(r)
+			_, err := allowed(g, r)
 			return err == nil
 		}
 		full := url.Values{}
@@ -316,18 +313,18 @@ func TestQueriesAreTheDocuments(t *testing.T) {
 		if full.Has("wallet-address") {
 			full.Set("wallet-address", alice)
 		}
-		if !allowed(full) {
+		if !allows(full) {
 			t.Errorf("%s is refused with all of its query", op.ID)
 		}
 		with := func(name, value string) bool {
 			query := maps.Clone(full)
 			query.Set(name, value)
-			return allowed(query)
+			return allows(query)
 		}
 		for name, about := range op.Query {
 			without := maps.Clone(full)
 			without.Del(name)
-			if allowed(without) == about.Required {
+			if allows(without) == about.Required {
 				t.Errorf("%s is allowed without %s: %t", op.ID, name, !about.Required)
 			}
 			if least := about.Minimum; least != nil && (!with(name, strconv.Itoa(*least)) || with(name, strconv.Itoa(*least-1))) {
@@ -340,42 +337,12 @@ func TestQueriesAreTheDocuments(t *testing.T) {
 				t.Errorf("%s has another minimum length for %s", op.ID, name)
 			}
 		}
-		for _, name := range texts {
+		for _, name := range queryNames {
 			if _, is := op.Query[name]; !is && with(name, "1") {
-				t.Errorf("%s is allowed with %q in its query", op.ID, name)
+				t.Errorf("%s is allowed with %s in its query", op.ID, name)
 			}
 		}
 	}
-}
-
-// textsInSource are all texts that are written in the package: whatever name a
-// query may have, it is one of them.
-func textsInSource(t *testing.T) (texts []string) {
-	t.Helper()
-	files, err := filepath.Glob("*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range files {
-		if strings.HasSuffix(name, "_test.go") {
-			continue
-		}
-		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ast.Inspect(file, func(node ast.Node) bool {
-			if literal, is := node.(*ast.BasicLit); is && literal.Kind == token.STRING {
-				text, err := strconv.Unquote(literal.Value)
-				if err != nil {
-					t.Fatal(err)
-				}
-				texts = append(texts, text)
-			}
-			return true
-		})
-	}
-	return texts
 }
 
 // A body is sent in the one form in which servers verify it, and in no other.
