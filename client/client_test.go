@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package client_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/client"
+)
+
+func TestNewRefuses(t *testing.T) {
+	vault := newVault("http://vault.example", nil)
+	if _, err := client.New(nil, client.Options{Grant: "shop-income"}); err == nil {
+		t.Error("made without a Vault client")
+	}
+	if _, err := client.New(vault, client.Options{}); err == nil {
+		t.Error("made without a grant")
+	}
+}
+
+// Nothing is read before the first use, and then all callers share one read.
+func TestCallersShareOneRead(t *testing.T) {
+	inWorld(t, func(w *world) {
+		time.Sleep(time.Hour)
+		w.counted(0, 0)
+		var callers sync.WaitGroup
+		for range 20 {
+			callers.Go(func() { w.live() })
+		}
+		callers.Wait()
+		w.counted(1, 0)
+
+		token, err := w.client.Token(w.Context())
+		if err != nil {
+			w.Fatal(err)
+		}
+		want := client.Token{
+			Value: "TokenSecret1", Generation: 1, ExpiresAt: time.Now().Add(lifetime).UTC(),
+			ResourceServer: resourceServer, WalletAddress: "https://wallet.example/shop",
+		}
+		if token != want {
+			w.Errorf("the token is %+v, want %+v", token, want)
+		}
+	})
+}
+
+// A token in use is replaced before it ends, and nobody waits for that; a fresh one
+// is left alone.
+func TestTokenIsReplacedInTime(t *testing.T) {
+	for name, fixed := range map[string]bool{"renewable": false, "not renewable": true} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				w.fixed = fixed
+				for begun := time.Now(); time.Since(begun) < 5*lifetime; time.Sleep(time.Second) {
+					synctest.Wait()
+					if waited := w.live(); waited > 0 {
+						w.Fatalf("waited for %s", waited)
+					}
+				}
+				// Two thirds of 595 s are 396.7 s: the eighth is due after 2777 s.
+				if fixed {
+					w.counted(8, 0)
+				} else {
+					w.counted(1, 7)
+				}
+			})
+		})
+	}
+}
+
+// Who is not used has no work done. The token that was got last ends by itself.
+func TestIdleClientIsSilent(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.live()
+		time.Sleep(24 * time.Hour)
+		w.counted(1, 1) // it had been used since its read
+		w.live()
+		w.counted(2, 1)
+		if err := w.client.Close(w.Context()); err != nil {
+			w.Error(err)
+		}
+		time.Sleep(24 * time.Hour)
+		w.counted(2, 1)
+	})
+}
+
+// A token that is due when an idle client is used again is good, and is replaced
+// meanwhile.
+func TestUseAfterIdleTime(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.live()
+		time.Sleep(leaseTime*2/3 + time.Second) // renewed; not used since then
+		time.Sleep(leaseTime*2/3 + time.Second) // due
+		w.counted(1, 1)
+		before, err := w.client.Token(w.Context())
+		if err != nil || before.Generation != 2 {
+			w.Errorf("generation %d, %v", before.Generation, err)
+		}
+		synctest.Wait()
+		w.counted(1, 2)
+		w.live()
+	})
+}
+
+// After a renewal that fails the token is read at once, in the background.
+func TestRenewalThatFails(t *testing.T) {
+	for name, fail := range map[string]func(*world){
+		"superseded": func(w *world) { w.rotate() },
+		"refused":    func(w *world) { w.fault["renew"] = errors.New("the lease has reached its max_ttl") },
+		"denied":     func(w *world) { w.fault["renew"] = logical.CodedError(http.StatusForbidden, "permission denied") },
+		"broken":     func(w *world) { w.fault["renew"] = logical.CodedError(http.StatusInternalServerError, "broken") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				w.live()
+				w.set(func() { fail(w) })
+				time.Sleep(leaseTime*2/3 + time.Second)
+				w.counted(2, 1)
+				if waited := w.live(); waited > 0 {
+					w.Errorf("waited for %s", waited)
+				}
+			})
+		})
+	}
+}
+
+// While reads fail, Vault is left alone for longer and longer; whoever asks gets
+// the error at once, or the token as long as it lives.
+func TestReadsThatFail(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.set(func() {
+			w.fault["read"] = logical.CodedError(http.StatusBadGateway, "the authorization server answered 500")
+		})
+		for begun := time.Now(); time.Since(begun) < time.Minute; time.Sleep(10 * time.Millisecond) {
+			asked := time.Now()
+			_, err := w.client.Token(w.Context())
+			var refusal *api.ResponseError
+			if !errors.As(err, &refusal) || refusal.StatusCode != http.StatusBadGateway {
+				w.Fatalf("%v", err)
+			}
+			w.fails(err, "op/token/shop-income", "answered 500")
+			if waited := time.Since(asked); waited > 0 {
+				w.Fatalf("waited for %s", waited)
+			}
+		}
+		if n := w.count("read"); n < 4 || n > 8 {
+			w.Errorf("%d reads in a minute", n)
+		}
+		w.set(func() { clear(w.fault) })
+		time.Sleep(time.Minute)
+		w.live()
+
+		reads := w.count("read")
+		w.set(func() {
+			w.fault["read"], w.fault["renew"] = errors.New("broken"), errors.New("broken")
+		})
+		for begun := time.Now(); time.Since(begun) < leaseTime-time.Second; time.Sleep(time.Second) {
+			w.live()
+		}
+		if n := w.count("read") - reads; n < 6 || n > 16 { // in the last third: 198 s
+			w.Errorf("%d reads", n)
+		}
+		time.Sleep(time.Second)
+		_, err := w.client.Token(w.Context())
+		w.fails(err, "broken")
+		w.set(func() { clear(w.fault) })
+		time.Sleep(time.Minute)
+		w.live()
+	})
+}
+
+// A Client that fails and is not used any more falls silent.
+func TestIdleClientThatFailsIsSilent(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.live()
+		w.set(func() {
+			w.fault["read"], w.fault["renew"] = errors.New("broken"), errors.New("broken")
+		})
+		time.Sleep(leaseTime)
+		reads := w.count("read")
+		time.Sleep(24 * time.Hour)
+		if w.count("read") != reads {
+			w.Errorf("%d reads since its token ended", w.count("read")-reads)
+		}
+	})
+}
+
+// A caller who gives up waits no longer; the read goes on, and its token is not
+// lost.
+func TestCallerWhoGivesUp(t *testing.T) {
+	inWorld(t, func(w *world) {
+		release := make(chan struct{})
+		w.hang["read"] = release
+		ctx, cancel := context.WithTimeout(w.Context(), time.Second)
+		defer cancel()
+		if _, err := w.client.Token(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			w.Errorf("%v", err)
+		}
+		close(release)
+		w.live()
+		w.counted(1, 0)
+
+		gone, cancel := context.WithCancel(w.Context())
+		cancel()
+		time.Sleep(24 * time.Hour)
+		if _, err := w.client.Token(gone); !errors.Is(err, context.Canceled) {
+			w.Errorf("%v", err)
+		}
+		w.counted(1, 1)
+	})
+}
+
+// A grant that was deleted and made again numbers its tokens anew.
+func TestGrantMadeAgain(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.set(func() { w.generation = 100 })
+		w.live()
+		w.set(func() { w.generation = 1 })
+		w.post(http.StatusCreated)
+		w.live()
+		w.counted(2, 0)
+	})
+}
+
+func TestAnswerOfSomethingElse(t *testing.T) {
+	for name, answer := range map[string]string{
+		"another engine": `{"lease_id":"op/x","lease_duration":60,"data":{"password":"PasswordSecret"}}`,
+		"no lease":       `{"data":{"access_token":"TokenSecret"}}`,
+		"other types":    `{"lease_id":"op/x","data":{"access_token":["TokenSecret"]}}`,
+		"nothing":        ``,
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				w.vault = newVault("http://vault.example", inProcess{http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+					if answer == "" {
+						rw.WriteHeader(http.StatusNotFound)
+					}
+					_, _ = rw.Write([]byte(answer))
+				})})
+				_, err := w.newClient(nil).Token(w.Context())
+				w.fails(err, "read op/token/shop-income: ")
+			})
+		})
+	}
+}
+
+func TestClose(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.live()
+		for range 2 {
+			if err := w.client.Close(w.Context()); err != nil {
+				w.Fatal(err)
+			}
+		}
+		if w.count("revoke") != 1 || w.generation != 2 {
+			w.Errorf("%d revocations, generation %d", w.count("revoke"), w.generation)
+		}
+		_, err := w.client.Token(w.Context())
+		w.fails(err, "op/token/shop-income")
+		for name, url := range map[string]string{"own": payments, "another's": "https://wallet.example/alice"} {
+			_, sent := w.client.RoundTrip(w.request("GET", url, ""))
+			if !errors.Is(err, client.ErrClosed) || !errors.Is(sent, client.ErrClosed) {
+				w.Errorf("%s: %v, %v", name, err, sent)
+			}
+		}
+		w.counted(1, 0)
+	})
+}
+
+// Where there is no lease, there is nothing to revoke.
+func TestCloseWithoutLease(t *testing.T) {
+	inWorld(t, func(w *world) {
+		unused := w.newClient(nil)
+		if err := unused.Close(w.Context()); err != nil {
+			w.Error(err)
+		}
+		w.live()
+		time.Sleep(24 * time.Hour)
+		w.set(func() { w.fault["revoke"] = errors.New("broken") })
+		if err := w.client.Close(w.Context()); err != nil {
+			w.Error(err)
+		}
+		if w.count("revoke") != 0 {
+			w.Error("a lease that has ended is revoked")
+		}
+	})
+}
+
+// A read that is under way is waited for: its lease is the one to revoke.
+func TestCloseDuringRead(t *testing.T) {
+	inWorld(t, func(w *world) {
+		release := make(chan struct{})
+		w.hang["read"] = release
+		go func() { _, _ = w.client.Token(w.Context()) }()
+		synctest.Wait()
+
+		ctx, cancel := context.WithTimeout(w.Context(), time.Second)
+		defer cancel()
+		if err := w.client.Close(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			w.Errorf("%v", err)
+		}
+		time.AfterFunc(time.Second, func() { close(release) })
+		if err := w.client.Close(w.Context()); err != nil {
+			w.Error(err)
+		}
+		if w.count("revoke") != 1 {
+			w.Errorf("%d revocations", w.count("revoke"))
+		}
+		time.Sleep(24 * time.Hour)
+		w.counted(1, 0)
+	})
+}
+
+func TestCloseThatFails(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.live()
+		w.set(func() { w.fault["revoke"] = errors.New("the authorization server answered 500") })
+		w.fails(w.client.Close(w.Context()), "revoke the lease of op/token/shop-income", "answered 500")
+		w.set(func() { clear(w.fault) })
+		if err := w.client.Close(w.Context()); err != nil || w.count("revoke") != 2 {
+			w.Errorf("%d revocations, %v", w.count("revoke"), err)
+		}
+	})
+}

@@ -1,0 +1,403 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package client_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/client"
+)
+
+// vaultServer is Vault's HTTP API around a secrets engine at op/: its paths, and
+// leases as Vault keeps them.
+type vaultServer struct {
+	engine func(context.Context, *logical.Request) (*logical.Response, error)
+
+	mu     sync.Mutex
+	leases map[string]*logical.Response
+	number int
+}
+
+func (v *vaultServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	req := &logical.Request{Operation: logical.ReadOperation, Data: map[string]any{}, MountPoint: "op/"}
+	if r.Method != http.MethodGet {
+		req.Operation = logical.UpdateOperation
+		_ = json.NewDecoder(r.Body).Decode(&req.Data)
+	}
+	id, _ := req.Data["lease_id"].(string)
+	lease := v.lease(id)
+	switch path := strings.TrimPrefix(r.URL.Path, "/v1/"); {
+	case strings.HasPrefix(path, "op/"):
+		req.Path = strings.TrimPrefix(path, "op/")
+	case lease == nil:
+		answerErrors(w, http.StatusBadRequest, "lease not found")
+		return
+	case path == "sys/leases/renew":
+		req.Operation, req.Secret, req.Data = logical.RenewOperation, lease.Secret, lease.Data
+	case path == "sys/leases/revoke":
+		req.Operation, req.Secret, req.Data = logical.RevokeOperation, lease.Secret, lease.Data
+	}
+	resp, err := v.engine(r.Context(), req)
+	if resp == nil {
+		resp = &logical.Response{}
+	}
+	coded := logical.HTTPCodedError(nil)
+	switch {
+	case errors.As(err, &coded):
+		answerErrors(w, coded.Code(), err.Error())
+	case err != nil:
+		answerErrors(w, http.StatusBadRequest, err.Error())
+	case resp.IsError():
+		answerErrors(w, http.StatusBadRequest, resp.Error().Error())
+	case req.Operation == logical.RevokeOperation:
+		v.forget(id)
+		w.WriteHeader(http.StatusNoContent)
+	default:
+		answer := map[string]any{"data": resp.Data}
+		if resp.Secret != nil {
+			answer["lease_id"] = v.keep(req, id, resp)
+			answer["lease_duration"] = int(resp.Secret.TTL.Seconds())
+			answer["renewable"] = resp.Secret.Renewable
+		}
+		check(json.NewEncoder(w).Encode(answer))
+	}
+}
+
+func (v *vaultServer) keep(req *logical.Request, id string, resp *logical.Response) string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if id == "" {
+		v.number++
+		id = fmt.Sprintf("op/%s/%dLeaseSecret", req.Path, v.number)
+		resp.Secret.IssueTime = time.Now()
+	}
+	if v.leases == nil {
+		v.leases = map[string]*logical.Response{}
+	}
+	v.leases[id] = resp
+	return id
+}
+
+func (v *vaultServer) forget(id string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.leases, id)
+}
+
+func (v *vaultServer) lease(id string) *logical.Response {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.leases[id]
+}
+
+func answerErrors(w http.ResponseWriter, status int, text string) {
+	w.WriteHeader(status)
+	check(json.NewEncoder(w).Encode(map[string][]string{"errors": {text}}))
+}
+
+// newVault answers an API client that asks once.
+func newVault(address string, transport http.RoundTripper) *api.Client {
+	config := api.DefaultConfig() // reads the environment of the test, which may point anywhere
+	config.Address, config.AgentAddress, config.MaxRetries = address, "", 0
+	config.HttpClient = &http.Client{Transport: transport}
+	vault, err := api.NewClient(config)
+	if err != nil {
+		panic(err)
+	}
+	vault.ClearNamespace()
+	vault.SetToken("a Vault token")
+	return vault
+}
+
+// inProcess sends requests to a handler without a network, so that a test's time
+// can be synctest's.
+type inProcess struct{ http.Handler }
+
+func (p inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
+	received := r.Clone(r.Context())
+	received.Body = http.NoBody
+	if r.Body != nil {
+		body, err := io.ReadAll(r.Body)
+		_ = r.Body.Close()
+		if err != nil {
+			return nil, err
+		}
+		received.Body = io.NopCloser(bytes.NewReader(body))
+	}
+	answer := make(chan *http.Response, 1)
+	go func() {
+		w := httptest.NewRecorder()
+		p.ServeHTTP(w, received)
+		answer <- w.Result()
+	}()
+	select {
+	case resp := <-answer:
+		resp.Request = r
+		return resp, nil
+	case <-r.Context().Done():
+		return nil, r.Context().Err()
+	}
+}
+
+const (
+	resourceServer = "https://wallet.example/op"
+	payments       = resourceServer + "/incoming-payments"
+	lifetime       = 600 * time.Second
+	leaseTime      = lifetime - 5*time.Second
+)
+
+// world is a secrets engine, with one grant, behind Vault's API, and the resource
+// server that knows its tokens. What it does is what the engine is documented to
+// do; test/e2e has the real ones.
+type world struct {
+	*testing.T
+	vault    *api.Client
+	client   *client.Client
+	requests []*http.Request // that the resource server has got; their bodies were read
+	bodies   []string
+
+	mu         sync.Mutex
+	generation int
+	dead       bool // the token is dead at the resource server, and Vault does not know
+	shut       bool // the resource server answers 403 whatever the token
+	fixed      bool // leases are not renewable
+	counts     map[string]int
+	fault      map[string]error         // by operation
+	hang       map[string]chan struct{} // by operation: until it is closed, after the work
+}
+
+// inWorld runs a test in synctest's time.
+func inWorld(t *testing.T, test func(*world)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		test(w)
+		if err := w.client.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func newWorld(t *testing.T) *world {
+	w := &world{T: t, counts: map[string]int{}, fault: map[string]error{}, hang: map[string]chan struct{}{}}
+	server := &vaultServer{engine: w.engine}
+	w.vault = newVault("http://vault.example", inProcess{server})
+	w.client = w.newClient(inProcess{http.HandlerFunc(w.resource)})
+	return w
+}
+
+func (w *world) newClient(base http.RoundTripper) *client.Client {
+	w.Helper()
+	c, err := client.New(w.vault, client.Options{Grant: "shop-income", Base: base})
+	if err != nil {
+		w.Fatal(err)
+	}
+	return c
+}
+
+func (w *world) token() string { return fmt.Sprintf("TokenSecret%d", w.generation) }
+
+// engine does an operation, and counts it.
+func (w *world) engine(ctx context.Context, req *logical.Request) (*logical.Response, error) {
+	operation := string(req.Operation)
+	if req.Operation == logical.UpdateOperation {
+		operation = "sign"
+	}
+	resp, err := w.do(operation, req)
+	w.mu.Lock()
+	hang := w.hang[operation]
+	w.mu.Unlock()
+	if hang != nil {
+		select {
+		case <-hang:
+		case <-ctx.Done():
+		}
+	}
+	return resp, err
+}
+
+func (w *world) do(operation string, req *logical.Request) (*logical.Response, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.counts[operation]++
+	if err := w.fault[operation]; err != nil {
+		return nil, err
+	}
+	switch operation {
+	case "read":
+		w.rotate()
+		return w.handOut(), nil
+	case "renew":
+		if req.Secret.InternalData["generation"] != w.generation {
+			return nil, errors.New("superseded: another reader or a rotation got a newer token")
+		}
+		w.rotate()
+		return w.handOut(), nil
+	case "revoke":
+		if req.Secret.InternalData["generation"] == w.generation {
+			w.rotate()
+		}
+		return &logical.Response{}, nil
+	default:
+		return w.sign(req.Data), nil
+	}
+}
+
+// rotate kills the token before it.
+func (w *world) rotate() { w.generation, w.dead = w.generation+1, false }
+
+func (w *world) handOut() *logical.Response {
+	return &logical.Response{
+		Data: map[string]any{
+			"access_token": w.token(), "authorization": "GNAP " + w.token(), "generation": w.generation,
+			"expires_at":      time.Now().Add(lifetime).UTC().Format(time.RFC3339),
+			"resource_server": resourceServer, "wallet_address": "https://wallet.example/shop",
+		},
+		Secret: &logical.Secret{
+			LeaseOptions: logical.LeaseOptions{TTL: leaseTime, Renewable: !w.fixed},
+			InternalData: map[string]any{"generation": w.generation},
+		},
+	}
+}
+
+func (w *world) sign(data map[string]any) *logical.Response {
+	url, _ := data["url"].(string)
+	switch {
+	case data["access_token"] != w.token():
+		return logical.ErrorResponse("access_token: is not the grant's current one; read the token again")
+	case !strings.HasPrefix(url, resourceServer+"/") || strings.Contains(url, "/unknown"):
+		return logical.ErrorResponse("url: is none of the resource server's operations")
+	}
+	headers := map[string]string{
+		"Authorization": "GNAP " + w.token(), "Signature-Input": "sig1=(by Vault)", "Signature": fmt.Sprintf("sig1=:%s %s:", data["method"], url),
+	}
+	signed := map[string]any{"headers": headers}
+	if body, _ := data["body"].(string); body != "" {
+		var compact bytes.Buffer
+		if err := json.Compact(&compact, []byte(body)); err != nil {
+			return logical.ErrorResponse("body: must be JSON text")
+		}
+		signed["body"] = compact.String()
+		headers["Content-Type"], headers["Content-Length"] = "application/json", fmt.Sprint(compact.Len())
+		headers["Content-Digest"] = "sha-512=:by Vault:"
+	}
+	return &logical.Response{Data: signed}
+}
+
+// resource is the resource server. It creates whatever it is asked for with a live
+// token.
+func (w *world) resource(rw http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.requests, w.bodies = append(w.requests, r), append(w.bodies, string(body))
+	switch {
+	case w.shut || w.dead || r.Header.Get("Authorization") != "GNAP "+w.token():
+		rw.WriteHeader(http.StatusForbidden)
+		_, _ = io.WriteString(rw, "Inactive Token")
+	default:
+		rw.WriteHeader(http.StatusCreated)
+		_, _ = io.WriteString(rw, "created")
+	}
+}
+
+// set changes the world under its lock.
+func (w *world) set(change func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	change()
+}
+
+// counted checks how many reads and renewals there were in all.
+func (w *world) counted(reads, renewals int) {
+	w.Helper()
+	if w.count("read") != reads || w.count("renew") != renewals {
+		w.Errorf("%d reads and %d renewals, want %d and %d", w.count("read"), w.count("renew"), reads, renewals)
+	}
+}
+
+func (w *world) count(operation string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.counts[operation]
+}
+
+// live asks for the token, which has to be the live one, and reports how long that
+// took.
+func (w *world) live() time.Duration {
+	w.Helper()
+	begun := time.Now()
+	token, err := w.client.Token(w.Context())
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if token.Value != w.token() || token.Generation != w.generation {
+		w.Errorf("the token of generation %d, not %d", token.Generation, w.generation)
+	}
+	return time.Since(begun)
+}
+
+func (w *world) request(method, url, body string) *http.Request {
+	w.Helper()
+	req, err := http.NewRequestWithContext(w.Context(), method, url, strings.NewReader(body))
+	if err != nil {
+		w.Fatal(err)
+	}
+	return req
+}
+
+// post creates a payment, and checks the answer's status and body.
+func (w *world) post(status int) {
+	w.Helper()
+	w.answers(status, w.request("POST", payments, `{ "walletAddress": "https://wallet.example/shop" }`))
+}
+
+func (w *world) answers(status int, req *http.Request) {
+	w.Helper()
+	resp, err := w.client.RoundTrip(req)
+	if err != nil {
+		w.Fatal(err)
+	}
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		w.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode != status || len(body) == 0 {
+		w.Errorf("%s %s: %d %s, want %d", req.Method, req.URL, resp.StatusCode, body, status)
+	}
+}
+
+// fails checks what an error says, and that it holds no secret.
+func (w *world) fails(err error, words ...string) {
+	w.Helper()
+	if err == nil {
+		w.Error("no error")
+		return
+	}
+	for _, word := range words {
+		if !strings.Contains(err.Error(), word) {
+			w.Errorf("%q does not say %q", err, word)
+		}
+	}
+	if text := fmt.Sprintf("%v %+v %#v", err, err, err); strings.Contains(text, "Secret") {
+		w.Error("an error holds a token or a lease's id")
+	}
+}

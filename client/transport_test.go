@@ -1,0 +1,528 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package client_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"reflect"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/iotest"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+)
+
+// body is a request's body that knows whether it was closed.
+type body struct {
+	io.Reader
+	closed atomic.Bool
+}
+
+func (b *body) Close() error {
+	b.closed.Store(true)
+	return nil
+}
+
+// roundTrips is a function as an http.RoundTripper.
+type roundTrips func(*http.Request) (*http.Response, error)
+
+func (f roundTrips) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// What Vault answers is what is sent; the caller's request stays as it was.
+func TestSignedRequest(t *testing.T) {
+	inWorld(t, func(w *world) {
+		req := w.request("POST", payments+"?cursor=%2F", "")
+		sent := &body{Reader: strings.NewReader(`{ "walletAddress": "https://wallet.example/shop" }`)}
+		req.Body, req.ContentLength, req.Host = sent, 50, "elsewhere.example"
+		req.TransferEncoding = []string{"chunked"}
+		req.Header = http.Header{
+			"Accept": {"application/json"}, "X-Two": {"1", "2"}, "Idempotency-Key": {"1"}, "X-Idempotency-Key": {"1"},
+			"Authorization": {"GNAP throw-away"}, "authorization": {"GNAP throw-away"}, "Signature": {"sig1=:throw-away:"}, "Signature-Input": {"sig1=throw-away"},
+			"Content-Type": {"text/plain"}, "Content-Length": {"50"}, "Content-Digest": {"throw-away"}, "Content-Encoding": {"throw-away"},
+		}
+		before := req.Clone(w.Context())
+		w.answers(http.StatusCreated, req)
+
+		got := w.requests[0]
+		want := http.Header{
+			"Accept": {"application/json"}, "X-Two": {"1", "2"},
+			"Authorization": {"GNAP TokenSecret1"}, "Signature": {"sig1=:POST " + payments + "?cursor=%2F:"}, "Signature-Input": {"sig1=(by Vault)"},
+			"Content-Type": {"application/json"}, "Content-Length": {"47"}, "Content-Digest": {"sha-512=:by Vault:"},
+		}
+		if !reflect.DeepEqual(got.Header, want) {
+			w.Errorf("sent with %v, want %v", got.Header, want)
+		}
+		if w.bodies[0] != `{"walletAddress":"https://wallet.example/shop"}` || got.ContentLength != 47 || got.TransferEncoding != nil {
+			w.Errorf("the body %q, length %d", w.bodies[0], got.ContentLength)
+		}
+		if got.Method != "POST" || got.URL.String() != payments+"?cursor=%2F" || got.Host != "" {
+			w.Errorf("%s %s to the host %q", got.Method, got.URL, got.Host)
+		}
+
+		if !sent.closed.Load() {
+			w.Error("the body is not closed")
+		}
+		before.Body = req.Body
+		if !reflect.DeepEqual(req.Header, before.Header) || req.Host != before.Host || req.ContentLength != 50 || len(req.TransferEncoding) != 1 {
+			w.Error("the caller's request was modified")
+		}
+	})
+}
+
+func TestSignedRequestWithoutBody(t *testing.T) {
+	inWorld(t, func(w *world) {
+		req := w.request("", payments+"/1", "")
+		req.Body, req.Header = nil, http.Header{"Content-Type": {"application/json"}, "Content-Digest": {"of nothing"}}
+		resp, err := w.client.RoundTrip(req)
+		if err != nil {
+			w.Fatal(err)
+		}
+		got := w.requests[0]
+		if len(w.bodies[0]) > 0 || got.ContentLength != 0 || got.Header.Get("Content-Type") != "" || got.Header.Get("Content-Digest") != "" {
+			w.Errorf("sent with the body %q and %v", w.bodies[0], got.Header)
+		}
+		if got.Header.Get("Signature") != "sig1=:GET "+payments+"/1:" {
+			w.Errorf("the signature is %s", got.Header.Get("Signature"))
+		}
+		if resp.Request != req {
+			w.Error("the answer shows the request that holds the token")
+		}
+	})
+}
+
+// Nothing but the resource server gets a token, or has its requests changed.
+func TestOtherRequestsAreUntouched(t *testing.T) {
+	inWorld(t, func(w *world) {
+		var got *http.Request
+		w.client = w.newClient(roundTrips(func(r *http.Request) (*http.Response, error) {
+			got = r
+			return &http.Response{StatusCode: http.StatusForbidden, Body: http.NoBody}, nil
+		}))
+		for _, url := range []string{
+			"https://wallet.example/alice", "https://wallet.example/alice/jwks.json", "https://wallet.example/auth",
+			"https://wallet.example/op", "https://wallet.example/operations", "https://wallet.example.org/op/incoming-payments",
+			"http://wallet.example/op/incoming-payments", "https://wallet.example:444/op/incoming-payments", "https://WALLET.example/op/incoming-payments",
+			"https://other.example/?" + payments, "https://user@wallet.example/op/incoming-payments",
+		} {
+			req := w.request("POST", url, "body")
+			req.Header.Set("Authorization", "the caller's")
+			before := req.Clone(w.Context())
+			resp, err := w.client.RoundTrip(req)
+			if err != nil || resp.StatusCode != http.StatusForbidden {
+				w.Errorf("%s: %v", url, err)
+			}
+			if got != req || !reflect.DeepEqual(req.Header, before.Header) {
+				w.Errorf("%s: the request was modified", url)
+			}
+		}
+		if w.count("sign") != 0 {
+			w.Errorf("%d signed", w.count("sign"))
+		}
+		// What the resource server's URL is stays known, so idle time costs no read.
+		time.Sleep(24 * time.Hour)
+		if _, err := w.client.RoundTrip(w.request("GET", "https://wallet.example/alice", "")); err != nil {
+			w.Error(err)
+		}
+		w.counted(1, 1)
+	})
+}
+
+// A refused token is replaced once, however many find it refused, and all their
+// requests succeed, with their bodies.
+func TestRefusedToken(t *testing.T) {
+	for name, refuse := range map[string]func(*world){
+		"at the resource server": func(w *world) { w.dead = true },
+		"at Vault":               func(w *world) { w.rotate() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				w.live()
+				w.set(func() { refuse(w) })
+				var callers sync.WaitGroup
+				for range 20 {
+					callers.Go(func() { w.post(http.StatusCreated) })
+				}
+				callers.Wait()
+				w.counted(2, 0)
+				for _, sent := range w.bodies {
+					if sent != `{"walletAddress":"https://wallet.example/shop"}` {
+						w.Errorf("sent %q", sent)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestStatusesThatRefuse(t *testing.T) {
+	for status, repeated := range map[int]bool{200: false, 302: false, 400: false, 401: true, 403: true, 404: false, 407: false, 409: false, 429: false, 500: false, 503: false} {
+		t.Run(http.StatusText(status), func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				var first *body
+				sent := 0
+				w.client = w.newClient(roundTrips(func(*http.Request) (*http.Response, error) {
+					if sent++; sent > 1 {
+						return &http.Response{StatusCode: http.StatusCreated, Body: io.NopCloser(strings.NewReader("created"))}, nil
+					}
+					first = &body{Reader: strings.NewReader("first")}
+					return &http.Response{StatusCode: status, Body: first}, nil
+				}))
+				if !repeated {
+					w.post(status)
+					w.counted(1, 0)
+					return
+				}
+				w.post(http.StatusCreated)
+				w.counted(2, 0)
+				if rest, _ := io.ReadAll(first); !first.closed.Load() || len(rest) > 0 {
+					w.Error("the first answer is not read and closed")
+				}
+			})
+		})
+	}
+}
+
+// A second refusal is the answer. Then the token is not to blame, and others keep
+// theirs for a while, unless Vault says that it is another.
+func TestSecondRefusal(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.shut = true
+		w.post(http.StatusForbidden)
+		w.counted(2, 0)
+		if len(w.requests) != 2 {
+			w.Errorf("%d requests", len(w.requests))
+		}
+		for range 100 {
+			w.post(http.StatusForbidden)
+		}
+		w.counted(2, 0)
+		if len(w.requests) != 102 {
+			w.Errorf("%d requests", len(w.requests))
+		}
+		for begun := time.Now(); time.Since(begun) < time.Minute; time.Sleep(100 * time.Millisecond) {
+			w.post(http.StatusForbidden)
+		}
+		if n := w.count("read"); n < 5 || n > 9 {
+			w.Errorf("%d reads in a minute", n)
+		}
+
+		reads := w.count("read")
+		w.set(func() {
+			w.shut = false
+			w.rotate()
+		})
+		w.post(http.StatusCreated)
+		w.counted(reads+1, 0)
+
+		// A repetition that succeeded ends it: the next refusal is believed at once.
+		w.set(func() { w.dead = true })
+		w.post(http.StatusCreated)
+		w.counted(reads+2, 0)
+	})
+}
+
+// Who is refused while a renewal is under way waits for its answer: a read would
+// kill the token that it brings. Who asks for the token meanwhile does not wait.
+func TestRequestsDuringRenewal(t *testing.T) {
+	for name, fixed := range map[string]bool{"a renewal": false, "a read": true} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				w.fixed = fixed
+				w.live()
+				release := make(chan struct{})
+				w.set(func() { w.hang["read"], w.hang["renew"] = release, release })
+				time.Sleep(leaseTime*2/3 + time.Second) // It has been done, and is not answered.
+				if token, err := w.client.Token(w.Context()); err != nil || token.Generation != 1 {
+					w.Errorf("generation %d, %v", token.Generation, err)
+				}
+				var callers sync.WaitGroup
+				for range 20 {
+					callers.Go(func() { w.post(http.StatusCreated) })
+				}
+				synctest.Wait()
+				if len(w.requests) != 0 {
+					w.Errorf("%d requests sent with a token that is dead", len(w.requests))
+				}
+				close(release)
+				callers.Wait()
+				if fixed {
+					w.counted(2, 0)
+				} else {
+					w.counted(1, 1)
+				}
+			})
+		})
+	}
+}
+
+// Requests go on, one after the other and side by side, and none is finally
+// refused although the token dies over and over.
+func TestRequestsOverManyTokens(t *testing.T) {
+	for name, fixed := range map[string]bool{"renewable": false, "not renewable": true} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				w.fixed = fixed
+				end := time.Now().Add(5 * lifetime)
+				var callers sync.WaitGroup
+				for i := range 5 {
+					callers.Go(func() {
+						for time.Now().Before(end) {
+							w.post(http.StatusCreated)
+							time.Sleep(time.Duration(i+2) * 3 * time.Second)
+						}
+					})
+				}
+				callers.Wait()
+				if n := w.count("read") + w.count("renew"); n != 8 {
+					w.Errorf("%d tokens", n)
+				}
+			})
+		})
+	}
+}
+
+// What Vault does not sign is not sent, and the caller is told why.
+func TestSignRefusal(t *testing.T) {
+	inWorld(t, func(w *world) {
+		_, err := w.client.RoundTrip(w.request("GET", resourceServer+"/unknown", ""))
+		w.fails(err, "op/sign/shop-income", "url: is none of the resource server's operations")
+		var refusal *api.ResponseError
+		if !errors.As(err, &refusal) || refusal.StatusCode != http.StatusBadRequest {
+			w.Errorf("%T", err)
+		}
+		w.set(func() { w.fault["sign"] = errors.New("the access_token: of nobody") })
+		_, err = w.client.RoundTrip(w.request("GET", payments, ""))
+		w.fails(err, "of nobody")
+		w.counted(1, 0)
+		if len(w.requests) != 0 {
+			w.Errorf("%d requests sent", len(w.requests))
+		}
+	})
+}
+
+// No error holds a token, whatever goes wrong.
+func TestErrorsWhileReplacing(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.live()
+		w.set(func() {
+			w.dead = true
+			w.fault["read"] = errors.New("broken")
+		})
+		_, err := w.client.RoundTrip(w.request("GET", payments, ""))
+		w.fails(err, "read op/token/shop-income", "broken")
+		w.set(func() {
+			w.fault["sign"] = errors.New("access_token: is not the grant's current one")
+		})
+		_, err = w.client.RoundTrip(w.request("GET", payments, ""))
+		w.fails(err, "broken")
+		time.Sleep(time.Minute)
+		w.set(func() { delete(w.fault, "read") })
+		_, err = w.client.RoundTrip(w.request("GET", payments, ""))
+		w.fails(err, "write op/sign/shop-income", "access_token: ")
+	})
+}
+
+func TestResourceServerNotKnown(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.vault = newVault("http://vault.example", inProcess{http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(rw, `{"lease_id":"op/token/shop-income/LeaseSecret","lease_duration":60,"data":{"access_token":"TokenSecret"}}`)
+		})})
+		c := w.newClient(nil)
+		sent := &body{Reader: strings.NewReader("{}")}
+		req := w.request("POST", payments, "")
+		req.Body = sent
+		_, err := c.RoundTrip(req)
+		w.fails(err, "write resource_server to the grant")
+		if !sent.closed.Load() {
+			w.Error("the body is not closed")
+		}
+		if _, err := c.Token(w.Context()); err != nil {
+			w.Error(err)
+		}
+	})
+}
+
+func TestBodiesThatAreNotSigned(t *testing.T) {
+	for name, row := range map[string]struct {
+		reader io.Reader
+		says   string
+	}{
+		"too long":    {strings.NewReader(strings.Repeat("x", 1<<20+1)), "longer than 1 MiB"},
+		"broken off":  {io.MultiReader(strings.NewReader("{"), iotest.ErrReader(errors.New("broken off"))), "broken off"},
+		"no text":     {strings.NewReader("{\"a\":\"\xff\"}"), "not UTF-8"},
+		"not in time": {strings.NewReader("{}"), context.Canceled.Error()},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				w.live()
+				req := w.request("POST", payments, "")
+				sent := &body{Reader: row.reader}
+				req.Body = sent
+				if name == "not in time" {
+					gone, cancel := context.WithCancel(w.Context())
+					cancel()
+					req = req.WithContext(gone)
+				}
+				_, err := w.client.RoundTrip(req)
+				w.fails(err, row.says)
+				if !sent.closed.Load() || len(w.requests) != 0 || w.count("sign") != 0 {
+					w.Errorf("closed: %t; %d sent", sent.closed.Load(), len(w.requests))
+				}
+			})
+		})
+	}
+	inWorld(t, func(w *world) { // The longest.
+		w.answers(http.StatusCreated, w.request("POST", payments, `"`+strings.Repeat("x", 1<<20-2)+`"`))
+	})
+}
+
+// A transport error is the answer, as it is.
+func TestTransportError(t *testing.T) {
+	inWorld(t, func(w *world) {
+		sent, broken := 0, errors.New("broken")
+		w.client = w.newClient(roundTrips(func(*http.Request) (*http.Response, error) {
+			sent++
+			return nil, broken
+		}))
+		for _, method := range []string{"GET", "POST"} {
+			if _, err := w.client.RoundTrip(w.request(method, payments, "{}")); !errors.Is(err, broken) {
+				t.Error(err)
+			}
+		}
+		if sent != 2 {
+			t.Errorf("%d sent", sent)
+		}
+		w.counted(1, 0)
+	})
+}
+
+// cutOff is a resource server that reads each request, and hangs up instead of
+// answering: always, or from a connection's second request on.
+func cutOff(t *testing.T, answers int) (url string, received *atomic.Int32) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	received = &atomic.Int32{}
+	go func() {
+		for {
+			connection, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer connection.Close()
+				r := bufio.NewReader(connection)
+				for left := answers; ; left-- {
+					req, err := http.ReadRequest(r)
+					if err != nil {
+						return
+					}
+					_, _ = io.Copy(io.Discard, req.Body)
+					received.Add(1)
+					if left == 0 {
+						return
+					}
+					_, _ = io.WriteString(connection, "HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n")
+				}
+			}()
+		}
+	}()
+	return "http://" + listener.Addr().String(), received
+}
+
+// Servers of Open Payments close a connection that is idle for 5 s. A POST that goes
+// out at that moment is lost, or has paid: so we close it before.
+func TestIdleConnectionIsClosed(t *testing.T) {
+	t.Parallel()
+	closed := make(chan time.Time, 1)
+	server := httptest.NewUnstartedServer(http.NotFoundHandler())
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateClosed {
+			closed <- time.Now()
+		}
+	}
+	server.Start()
+	defer server.Close()
+	w := &world{T: t}
+	w.vault = newVault("http://vault.example", inProcess{http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(rw, `{"lease_id":"op/x","lease_duration":600,"data":{"access_token":"x","resource_server":"https://wallet.example"}}`)
+	})})
+	app := http.Client{Transport: w.newClient(nil)}
+	resp, err := app.Get(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	answered := time.Now()
+	if idle := (<-closed).Sub(answered); idle > 5*time.Second {
+		t.Errorf("closed after %s", idle)
+	}
+}
+
+// A POST whose answer is lost may have paid, so it is sent once, by us and by
+// http.Transport, which sends some requests again by itself: on a connection that
+// it has used before, and if it believes that to be harmless.
+func TestLostAnswerToPOST(t *testing.T) {
+	for name, row := range map[string]struct {
+		answers int // before the connection is cut off
+		body    string
+		key     string
+	}{
+		"new connection":                        {0, `{"a":1}`, ""},
+		"used connection":                       {1, `{"a":1}`, ""},
+		"used connection, Idempotency-Key":      {1, `{"a":1}`, "Idempotency-Key"},
+		"without a body":                        {1, "", ""},
+		"without a body, Idempotency-Key":       {1, "", "Idempotency-Key"},
+		"without a body, X-Idempotency-Key":     {1, "", "X-Idempotency-Key"},
+		"without a body, spelled in lower case": {1, "", "idempotency-key"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			url, received := cutOff(t, row.answers)
+			w := &world{T: t}
+			vault := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+				answer := `{"lease_id":"op/x","lease_duration":600,"data":{"access_token":"x","resource_server":"` + url + `","headers":{"Signature":"x"}`
+				if strings.Contains(r.URL.Path, "/sign/") && row.body != "" {
+					answer += `,"body":"{}"`
+				}
+				_, _ = io.WriteString(rw, answer+"}}")
+			}))
+			defer vault.Close()
+			base := &http.Transport{}
+			defer base.CloseIdleConnections()
+			w.vault = newVault(vault.URL, http.DefaultTransport)
+			app := &http.Client{Transport: w.newClient(base)}
+			post := func() (*http.Response, error) {
+				req := w.request("POST", url+"/outgoing-payments", row.body)
+				if row.key != "" {
+					req.Header[row.key] = []string{"1"}
+				}
+				return app.Do(req)
+			}
+			for range row.answers {
+				resp, err := post()
+				if err != nil {
+					t.Fatal(err)
+				}
+				_ = resp.Body.Close()
+			}
+			if resp, err := post(); err == nil {
+				t.Errorf("answered %d", resp.StatusCode)
+			}
+			if n := int(received.Load()); n != row.answers+1 {
+				t.Errorf("the server has got %d POSTs, want %d", n, row.answers+1)
+			}
+		})
+	}
+}
