@@ -19,14 +19,19 @@ type policed struct{ *engine }
 
 func startPoliced(t *testing.T) policed {
 	t.Helper()
-	p := policed{startEngine(t)}
+	return startEngine(t).policed()
+}
+
+func (e *engine) policed() policed {
+	e.t.Helper()
+	p := policed{e}
 	for name, file := range map[string]string{"application": "application.hcl", "operator": "operator.hcl"} {
 		policy, err := os.ReadFile(filepath.Join("..", "..", "examples", "policies", file))
 		if err != nil {
-			t.Fatal(err)
+			e.t.Fatal(err)
 		}
 		if err := p.vault.Sys().PutPolicy(name, string(policy)); err != nil {
-			t.Fatal(err)
+			e.t.Fatal(err)
 		}
 	}
 	p.write("config", map[string]any{"default_grant": "other"})
