@@ -163,13 +163,19 @@ func TestReadsThatFail(t *testing.T) {
 		w.set(func() {
 			w.fault["read"], w.fault["renew"] = errors.New("broken"), errors.New("broken")
 		})
-		for begun := time.Now(); time.Since(begun) < leaseTime-time.Second; time.Sleep(time.Second) {
-			w.live()
+		time.Sleep(leaseTime*2/3 + 5*time.Second)
+		if n := w.count("read") - reads; n < 2 {
+			w.Errorf("%d reads in 5 s", n)
+		}
+		for begun := time.Now(); time.Since(begun) < leaseTime/3-6*time.Second; time.Sleep(time.Second) {
+			if waited := w.live(); waited > 0 {
+				w.Fatalf("waited for %s", waited)
+			}
 		}
 		if n := w.count("read") - reads; n < 6 || n > 16 { // in the last third: 198 s
 			w.Errorf("%d reads", n)
 		}
-		time.Sleep(time.Second)
+		time.Sleep(2 * time.Second)
 		_, err := w.client.Token(w.Context())
 		w.fails(err, "broken")
 		w.set(func() { clear(w.fault) })
@@ -215,6 +221,7 @@ func TestCallerWhoGivesUp(t *testing.T) {
 		if _, err := w.client.Token(gone); !errors.Is(err, context.Canceled) {
 			w.Errorf("%v", err)
 		}
+		synctest.Wait()
 		w.counted(1, 1)
 	})
 }

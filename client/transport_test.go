@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/vault/api"
+	"github.com/hashicorp/vault/sdk/logical"
 )
 
 // body is a request's body that knows whether it was closed.
@@ -231,6 +232,33 @@ func TestSecondRefusal(t *testing.T) {
 	})
 }
 
+// A token that is there already is tried whatever became of others: it costs
+// nobody anything.
+func TestNewerTokenIsUsed(t *testing.T) {
+	inWorld(t, func(w *world) {
+		release := make(chan struct{})
+		w.client = w.newClient(roundTrips(func(r *http.Request) (*http.Response, error) {
+			if r.Header.Get("X-Slow") != "" && r.Header.Get("Authorization") == "GNAP TokenSecret1" {
+				<-release
+			}
+			return inProcess{http.HandlerFunc(w.resource)}.RoundTrip(r)
+		}))
+		var slow sync.WaitGroup
+		slow.Go(func() {
+			req := w.request("GET", payments, "")
+			req.Header.Set("X-Slow", "1")
+			w.answers(http.StatusCreated, req)
+		})
+		synctest.Wait()
+		w.set(func() { w.shut = true })
+		w.post(http.StatusForbidden)
+		w.set(func() { w.shut = false })
+		close(release)
+		slow.Wait()
+		w.counted(2, 0)
+	})
+}
+
 // Who is refused while a renewal is under way waits for its answer: a read would
 // kill the token that it brings. Who asks for the token meanwhile does not wait.
 func TestRequestsDuringRenewal(t *testing.T) {
@@ -303,6 +331,11 @@ func TestSignRefusal(t *testing.T) {
 		w.set(func() { w.fault["sign"] = errors.New("the access_token: of nobody") })
 		_, err = w.client.RoundTrip(w.request("GET", payments, ""))
 		w.fails(err, "of nobody")
+		w.set(func() {
+			w.fault["sign"] = logical.CodedError(http.StatusInternalServerError, "access_token: is not at fault")
+		})
+		_, err = w.client.RoundTrip(w.request("GET", payments, ""))
+		w.fails(err, "not at fault")
 		w.counted(1, 0)
 		if len(w.requests) != 0 {
 			w.Errorf("%d requests sent", len(w.requests))
@@ -396,13 +429,24 @@ func TestTransportError(t *testing.T) {
 		}))
 		for _, method := range []string{"GET", "POST"} {
 			if _, err := w.client.RoundTrip(w.request(method, payments, "{}")); !errors.Is(err, broken) {
-				t.Error(err)
+				w.Error(err)
 			}
 		}
 		if sent != 2 {
-			t.Errorf("%d sent", sent)
+			w.Errorf("%d sent", sent)
 		}
 		w.counted(1, 0)
+
+		sent = 0
+		w.client = w.newClient(roundTrips(func(*http.Request) (*http.Response, error) {
+			if sent++; sent > 1 {
+				return nil, broken
+			}
+			return &http.Response{StatusCode: http.StatusForbidden, Body: http.NoBody}, nil
+		}))
+		if _, err := w.client.RoundTrip(w.request("POST", payments, "{}")); !errors.Is(err, broken) || sent != 2 {
+			w.Errorf("%d sent, %v", sent, err)
+		}
 	})
 }
 
@@ -443,32 +487,32 @@ func cutOff(t *testing.T, answers int) (url string, received *atomic.Int32) {
 }
 
 // Servers of Open Payments close a connection that is idle for 5 s. A POST that goes
-// out at that moment is lost, or has paid: so we close it before.
+// out at that moment is lost, or has paid: so ours is closed before.
 func TestIdleConnectionIsClosed(t *testing.T) {
-	t.Parallel()
-	closed := make(chan time.Time, 1)
-	server := httptest.NewUnstartedServer(http.NotFoundHandler())
-	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
-		if state == http.StateClosed {
+	shared := http.DefaultTransport
+	defer func() { http.DefaultTransport = shared }()
+	inWorld(t, func(w *world) {
+		here, there := net.Pipe()
+		http.DefaultTransport = &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return here, nil }}
+		closed := make(chan time.Time, 1)
+		go func() {
+			r := bufio.NewReader(there)
+			_, _ = http.ReadRequest(r)
+			_, _ = io.WriteString(there, "HTTP/1.1 204 No Content\r\n\r\n")
+			_, _ = r.ReadByte()
 			closed <- time.Now()
+		}()
+		app := http.Client{Transport: w.newClient(nil)}
+		resp, err := app.Get("http://wallet.example/alice")
+		if err != nil {
+			w.Fatal(err)
 		}
-	}
-	server.Start()
-	defer server.Close()
-	w := &world{T: t}
-	w.vault = newVault("http://vault.example", inProcess{http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
-		_, _ = io.WriteString(rw, `{"lease_id":"op/x","lease_duration":600,"data":{"access_token":"x","resource_server":"https://wallet.example"}}`)
-	})})
-	app := http.Client{Transport: w.newClient(nil)}
-	resp, err := app.Get(server.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = resp.Body.Close()
-	answered := time.Now()
-	if idle := (<-closed).Sub(answered); idle > 5*time.Second {
-		t.Errorf("closed after %s", idle)
-	}
+		_ = resp.Body.Close()
+		answered := time.Now()
+		if idle := (<-closed).Sub(answered); idle < time.Second || idle > 4*time.Second {
+			w.Errorf("closed after %s", idle)
+		}
+	})
 }
 
 // A POST whose answer is lost may have paid, so it is sent once, by us and by
