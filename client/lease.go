@@ -23,9 +23,9 @@ type lease struct {
 	used      bool      // since it was got
 }
 
-// newLease reads Vault's answer to a read or a renewal that was sent at a time.
-// The lease ends no later than Vault thinks, whatever the clocks say: it began
-// after that. It also ends before the token does.
+// newLease reads Vault's answer to a read or a renewal that was sent at a time. The
+// lease began after that, so it is over here before it is at Vault, and there before
+// the token is; the two clocks need not agree.
 func newLease(secret *api.Secret, sent time.Time) (*lease, error) {
 	if secret == nil {
 		return nil, errors.New("there is nothing; is the secrets engine mounted there?")
