@@ -45,6 +45,7 @@ type Backend struct {
 	holds      holds
 	transports transports
 	signers    signers
+	outages    sync.Map // a set: origins of servers that were last asked in vain
 	patterns   map[*framework.Path]*regexp.Regexp
 
 	// configMu keeps the client from changing between the moment a grant is

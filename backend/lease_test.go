@@ -11,6 +11,8 @@ import (
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/sandbox"
 )
 
 // expiresIn makes the sandbox answer rotations with another expires_in (JSON);
@@ -296,6 +298,53 @@ func TestRevocationThatFindsTheGrantLost(t *testing.T) {
 	}
 	if g := r.stored("payer"); g.Status != statusLost {
 		t.Errorf("status %s", g.Status)
+	}
+}
+
+// Vault revokes many leases one after the other ("lease revoke -force -prefix",
+// "secrets disable"). While their server is down, only the first one takes its time;
+// yet each is tried.
+func TestRevocationsWhileTheServerIsDown(t *testing.T) {
+	r := configured(t)
+	leases := map[string]*logical.Response{}
+	for _, name := range []string{"a", "b", "c", "d"} {
+		r.imported(name, nil)
+		leases[name] = r.read(name)
+	}
+	down := func() { r.sandbox.Misbehave(sandbox.Misbehaviour{On: []string{"rotate"}, Status: 503}) }
+	requests := func(do func() error) int {
+		t.Helper()
+		before := r.sandbox.Count("rotate")
+		if err := do(); err == nil || !strings.Contains(err.Error(), "answered 503") {
+			t.Errorf("the server is down: %v", err)
+		}
+		return r.sandbox.Count("rotate") - before
+	}
+	revoke := func(name string) int {
+		return requests(func() error { _, err := r.revoke(leases[name]); return err })
+	}
+
+	down()
+	if n := revoke("a"); n < 2 {
+		t.Errorf("the first revocation has made %d requests", n)
+	}
+	for _, name := range []string{"b", "c"} {
+		if n := revoke(name); n != 1 {
+			t.Errorf("the revocation after it has made %d requests", n)
+		}
+	}
+	if n := requests(func() error { _, err := r.do(r.ctx, logical.ReadOperation, "token/d", nil); return err }); n < 2 {
+		t.Errorf("a read meanwhile has made %d requests", n)
+	}
+	r.clock.Advance(failureMax)
+
+	r.sandbox.Misbehave(sandbox.Misbehaviour{})
+	if _, err := r.revoke(leases["b"]); err != nil {
+		t.Errorf("the server is back: %v", err)
+	}
+	down()
+	if n := revoke("c"); n < 2 {
+		t.Errorf("the first revocation of another outage has made %d requests", n)
 	}
 }
 

@@ -170,16 +170,22 @@ func (a *attempt) run(ctx context.Context) (*grant, error) {
 // insist asks for the rotation until there is an answer to believe: done, or
 // refused twice. Asking again is safe: either it rotates now, or it is refused,
 // which tells that an earlier request had been heard.
+//
+// A revocation asks a server once that was last asked in vain: Vault revokes many
+// leases one after the other, and asks again by itself.
 func (a *attempt) insist(ctx context.Context) (outcome, error) {
-	begun := a.b.clock.Now()
+	begun, origin := a.b.clock.Now(), originOf(a.grant.Manage)
+	_, down := a.b.outages.Load(origin)
 	retry := backoff.NewBackoff(math.MaxInt, retryMin, retryMax)
 	doubted := false
 	for {
 		var pause time.Duration
 		switch out := a.port.rotate(ctx, a.grant.Manage, a.grant.Token).(type) {
 		case done:
+			a.b.outages.Delete(origin)
 			return out, nil
 		case refused:
+			a.b.outages.Delete(origin)
 			if doubted {
 				return out, nil
 			}
@@ -198,7 +204,8 @@ func (a *attempt) insist(ctx context.Context) (outcome, error) {
 				}
 			}
 			pause, _ = retry.Next()
-			if a.b.clock.Since(begun)+pause > insistence {
+			if down && a.why == causeRevoke || a.b.clock.Since(begun)+pause > insistence {
+				a.b.outages.Store(origin, true)
 				return nil, serverError(out)
 			}
 		}
