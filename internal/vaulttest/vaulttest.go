@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -32,15 +33,16 @@ type Options struct {
 	LogLevel string // trace, debug, info, warn or error; debug if empty
 }
 
-// Server is a Vault server in dev mode: unsealed, in memory, on loopback.
+// Server is a Vault server on loopback.
 type Server struct {
 	Address   string // http://127.0.0.1:PORT
 	RootToken string
 
-	t       testing.TB
-	binary  string
-	dir     string
-	process *process
+	t         testing.TB
+	binary    string
+	dir       string
+	process   *process
+	unsealKey string // the only one
 }
 
 // process is one run of the server's binary.
@@ -49,24 +51,41 @@ type process struct {
 	ended chan struct{} // closed when it has ended and been waited for
 }
 
-// Start starts a server that is ready for requests, and ends it with the test.
-// When the test fails, the end of the server's log is shown.
+// Start starts a server in dev mode, unsealed and in memory, that is ready for
+// requests, and ends it with the test. When the test fails, the end of the
+// server's log is shown.
 func Start(t testing.TB, options Options) *Server {
 	t.Helper()
-	binary, plugin := artifacts(t)
 	token, err := uuid.GenerateUUID()
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Server{RootToken: token, t: t, binary: binary, dir: t.TempDir()}
+	if options.LogLevel == "" {
+		options.LogLevel = "debug"
+	}
+	s := newServer(t)
+	s.RootToken = token
+	s.run(func(address string) ([]string, error) {
+		return []string{"-dev", "-dev-no-store-token", "-dev-root-token-id=" + s.RootToken, "-dev-listen-address=" + address,
+			"-dev-plugin-dir=" + s.pluginDir(), "-log-level=" + options.LogLevel}, nil
+	}, s.ready)
+	return s
+}
+
+// unsealKeyLine is how a server in dev mode tells its key, soon after its first
+// answers.
+var unsealKeyLine = regexp.MustCompile(`(?m)^Unseal Key: (\S+)$`)
+
+// newServer makes a server's folder, with the plugin in it.
+func newServer(t testing.TB) *Server {
+	t.Helper()
+	binary, plugin := artifacts(t)
+	s := &Server{t: t, binary: binary, dir: t.TempDir()}
 	if err := os.Mkdir(s.pluginDir(), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(s.pluginDir(), Plugin), plugin, 0o700); err != nil { //nolint:gosec // a program
 		t.Fatal(err)
-	}
-	if options.LogLevel == "" {
-		options.LogLevel = "debug"
 	}
 	t.Cleanup(func() {
 		s.Stop()
@@ -74,57 +93,59 @@ func Start(t testing.TB, options Options) *Server {
 			t.Logf("the end of the log of %s:\n%s", s.Address, tail(s.Log(), 60))
 		}
 	})
+	return s
+}
 
+// run starts the server with the arguments that are right for an address to
+// listen on, and waits until it is ready.
+func (s *Server) run(arguments func(address string) ([]string, error), ready func(context.Context) error) {
+	s.t.Helper()
+	var err error
 	// Nobody can reserve a port for another process. Now and then somebody else
 	// takes it first: then another one.
 	for range 5 {
-		err = s.run(options)
+		err = s.try(arguments, ready)
 		if err == nil || !strings.Contains(s.Log(), "address already in use") {
 			break
 		}
 	}
 	if err != nil {
-		t.Fatalf("start %s: %v", binary, err)
+		s.t.Fatalf("start %s: %v", s.binary, err)
 	}
-	return s
 }
 
-func (s *Server) run(options Options) error {
+func (s *Server) try(arguments func(address string) ([]string, error), ready func(context.Context) error) error {
 	address, err := freeAddress()
 	if err != nil {
 		return err
 	}
 	s.Address = "http://" + address
+	args, err := arguments(address)
+	if err != nil {
+		return err
+	}
 	log, err := os.Create(s.logFile())
 	if err != nil {
 		return err
 	}
 	defer func() { _ = log.Close() }() // The server has its own descriptor of it.
 
-	cmd := exec.Command(s.binary, "server", "-dev", "-dev-no-store-token", //nolint:gosec,noctx // ended by Stop
-		"-dev-root-token-id="+s.RootToken, "-dev-listen-address="+address,
-		"-dev-plugin-dir="+s.pluginDir(), "-log-level="+options.LogLevel)
+	cmd := exec.Command(s.binary, append([]string{"server"}, args...)...) //nolint:gosec,noctx // ended by Stop
 	cmd.Env = s.environment("")
 	cmd.Dir = s.dir
 	cmd.Stdout, cmd.Stderr = log, log
 	if s.process, err = start(cmd); err != nil {
 		return err
 	}
-	return s.waitReady()
+	return s.wait(ready)
 }
 
-// waitReady asks as the root token, which only this server knows: an answer
-// from another program on the port is not taken for ours.
-func (s *Server) waitReady() error {
-	client, err := s.newClient(s.RootToken)
-	if err != nil {
-		return err
-	}
-	client.SetMaxRetries(0)
+// wait waits until the server is ready.
+func (s *Server) wait(ready func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for {
-		_, err := client.Auth().Token().LookupSelfWithContext(ctx)
+		err := ready(ctx)
 		if err == nil {
 			return nil
 		}
@@ -135,6 +156,33 @@ func (s *Server) waitReady() error {
 			return fmt.Errorf("the server is not ready after a minute: %w", err)
 		case <-time.After(50 * time.Millisecond):
 		}
+	}
+}
+
+// ready asks as the root token, which only this server knows: an answer from
+// another program on the port is not taken for ours.
+func (s *Server) ready(ctx context.Context) error {
+	client, err := s.newClient(s.RootToken)
+	if err != nil {
+		return err
+	}
+	client.SetMaxRetries(0)
+	_, err = client.Auth().Token().LookupSelfWithContext(ctx)
+	return err
+}
+
+// Unseal unseals the server, and waits until it answers requests.
+func (s *Server) Unseal() {
+	s.t.Helper()
+	if line := unsealKeyLine.FindStringSubmatch(s.Log()); line != nil {
+		s.unsealKey = line[1]
+	}
+	// The answer may still be "sealed": who joins a cluster has to be let in first.
+	if _, err := s.Client("").Sys().Unseal(s.unsealKey); err != nil {
+		s.t.Fatalf("unseal %s: %v", s.Address, err)
+	}
+	if err := s.wait(s.ready); err != nil {
+		s.t.Fatal(err)
 	}
 }
 

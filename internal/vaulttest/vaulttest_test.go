@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 func TestServer(t *testing.T) {
@@ -36,5 +37,40 @@ func TestServer(t *testing.T) {
 	s.Stop()
 	if err := syscall.Kill(pid, 0); err == nil {
 		t.Error("the server is still there after Stop")
+	}
+}
+
+func TestSealedServer(t *testing.T) {
+	t.Parallel()
+	s := Start(t, Options{})
+	if err := s.Client(s.RootToken).Sys().Seal(); err != nil {
+		t.Fatal(err)
+	}
+	if status, err := s.Client("").Sys().SealStatus(); err != nil || !status.Sealed {
+		t.Fatalf("not sealed: %v", err)
+	}
+	s.Unseal()
+	s.Mount("op")
+}
+
+func TestCluster(t *testing.T) {
+	t.Parallel()
+	cluster := StartCluster(t, 3)
+	cluster[1].Mount("op") // forwarded
+	if !cluster[0].Leads() || cluster[1].Leads() || cluster[2].Leads() {
+		t.Error("not the first server leads, and no other")
+	}
+	if err := cluster[0].Client(cluster[0].RootToken).Sys().StepDown(); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); !cluster[1].Leads() && !cluster[2].Leads(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("no other server leads")
+		}
+	}
+	for _, s := range cluster {
+		if _, err := s.Client(s.RootToken).Logical().Read("op/config"); err != nil {
+			t.Errorf("read through %s: %v", s.Address, err)
+		}
 	}
 }

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package vaulttest
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/vault/api"
+)
+
+// StartCluster starts servers that keep one storage among them (raft), as in
+// production: initialised, unsealed, the plugin in their catalog. They end with the
+// test. The first one leads to begin with, and each can become the leader. One
+// root token and one unseal key are good for all.
+func StartCluster(t testing.TB, nodes int) []*Server {
+	t.Helper()
+	cluster := make([]*Server, nodes)
+	for i := range cluster {
+		s := newServer(t)
+		t.Cleanup(s.Kill) // To stop in good order takes a leader, which the last ones would wait for.
+		s.run(s.nodeArguments, s.started)
+		cluster[i] = s
+		if i == 0 {
+			s.found()
+			continue
+		}
+		s.RootToken, s.unsealKey = cluster[0].RootToken, cluster[0].unsealKey
+		joined, err := s.Client("").Sys().RaftJoin(&api.RaftJoinRequest{LeaderAPIAddr: cluster[0].Address})
+		if err != nil || !joined.Joined {
+			t.Fatalf("join %s: %v", s.Address, err)
+		}
+		s.Unseal()
+	}
+	if err := cluster[0].wait(cluster[0].votes(nodes)); err != nil {
+		t.Fatal(err)
+	}
+	return cluster
+}
+
+// nodeArguments writes the configuration of a server that listens on an address,
+// and names it.
+func (s *Server) nodeArguments(address string) ([]string, error) {
+	cluster, err := freeAddress()
+	if err != nil {
+		return nil, err
+	}
+	data := filepath.Join(s.dir, "raft")
+	if err := os.MkdirAll(data, 0o700); err != nil {
+		return nil, err
+	}
+	config, err := json.Marshal(map[string]any{
+		"storage": map[string]any{"raft": map[string]any{"path": data, "node_id": address,
+			"autopilot_reconcile_interval": "1s", "autopilot_update_interval": "500ms"}}, // How long who has joined waits for its vote.
+		"listener":         map[string]any{"tcp": map[string]any{"address": address, "cluster_address": cluster, "tls_disable": true}},
+		"api_addr":         s.Address,
+		"cluster_addr":     "https://" + cluster,
+		"plugin_directory": s.pluginDir(),
+		"disable_mlock":    true,
+		"log_level":        "debug",
+	})
+	if err != nil {
+		return nil, err
+	}
+	file := filepath.Join(s.dir, "server.json")
+	return []string{"-config=" + file}, os.WriteFile(file, config, 0o600)
+}
+
+// started looks at the server's own log: another program on the port could
+// answer for it, and nobody has a token yet.
+func (s *Server) started(context.Context) error {
+	if !strings.Contains(s.Log(), "server started!") {
+		return errors.New("it has not started")
+	}
+	return nil
+}
+
+// found makes the server the first of a cluster.
+func (s *Server) found() {
+	s.t.Helper()
+	made, err := s.Client("").Sys().Init(&api.InitRequest{SecretShares: 1, SecretThreshold: 1})
+	if err != nil {
+		s.t.Fatalf("initialise %s: %v", s.Address, err)
+	}
+	s.RootToken, s.unsealKey = made.RootToken, made.KeysB64[0]
+	s.Unseal()
+	program, err := os.ReadFile(filepath.Join(s.pluginDir(), Plugin))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	root := s.Client(s.RootToken)
+	err = root.Sys().RegisterPlugin(&api.RegisterPluginInput{
+		Name: Plugin, Type: api.PluginTypeSecrets, Command: Plugin, SHA256: fmt.Sprintf("%x", sha256.Sum256(program)),
+	})
+	if err != nil {
+		s.t.Fatalf("register the plugin: %v", err)
+	}
+	// Else a server that has joined may not become the leader for 10 s.
+	_, err = root.Logical().Write("sys/storage/raft/autopilot/configuration", map[string]any{"server_stabilization_time": "1s"})
+	if err != nil {
+		s.t.Fatalf("configure autopilot: %v", err)
+	}
+}
+
+// Leads tells whether the server is the one that its cluster follows.
+func (s *Server) Leads() bool {
+	s.t.Helper()
+	answer, err := s.Client("").Sys().Leader()
+	return err == nil && answer.IsSelf
+}
+
+// votes tells whether so many servers can be elected.
+func (s *Server) votes(nodes int) func(context.Context) error {
+	root := s.Client(s.RootToken)
+	return func(ctx context.Context) error {
+		state, err := root.Sys().RaftAutopilotStateWithContext(ctx)
+		if err != nil {
+			return err
+		}
+		if state == nil || len(state.Voters) != nodes {
+			return fmt.Errorf("not all of the %d servers can be elected yet", nodes)
+		}
+		return nil
+	}
+}
