@@ -93,6 +93,14 @@ func (e *engine) in(t *testing.T) *engine {
 	return &sub
 }
 
+// through is the same engine, asked through another server of its cluster.
+func (e *engine) through(server *vaulttest.Server) *engine {
+	e.t.Helper()
+	other := *e
+	other.Server, other.vault = server, server.Client(server.RootToken)
+	return &other
+}
+
 // at is a path of the mount.
 func (e *engine) at(path string) string { return e.mount + "/" + path }
 
@@ -138,6 +146,14 @@ func (e *engine) obtain() map[string]any {
 		"expires_in":     *grant.AccessToken.ExpiresIn,
 		"continue_url":   grant.Continue.Uri,
 		"continue_token": grant.Continue.AccessToken.Value,
+	}
+}
+
+// imported obtains grants and imports them.
+func (e *engine) imported(names ...string) {
+	e.t.Helper()
+	for _, name := range names {
+		e.write("grants/"+name, e.obtain())
 	}
 }
 
@@ -238,17 +254,29 @@ func (e *engine) dead(token string) {
 // eventually waits for what happens by itself.
 func (e *engine) eventually(what string, happened func() bool) {
 	e.t.Helper()
-	for deadline := time.Now().Add(soon); !happened(); time.Sleep(20 * time.Millisecond) {
+	e.within(soon, what, happened)
+}
+
+// within waits for what takes longer.
+func (e *engine) within(limit time.Duration, what string, happened func() bool) {
+	e.t.Helper()
+	for deadline := time.Now().Add(limit); !happened(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			e.t.Fatalf("%s: not after %s", what, soon)
+			e.t.Fatalf("%s: not after %s", what, limit)
 		}
 	}
 }
 
 // sent counts what is sent to the sandbox from now on.
-func (e *engine) sent(operation string) func() int {
-	before := e.wallet.Count(operation)
-	return func() int { return e.wallet.Count(operation) - before }
+func (e *engine) sent(operations ...string) func() int {
+	count := func() (n int) {
+		for _, operation := range operations {
+			n += e.wallet.Count(operation)
+		}
+		return n
+	}
+	before := count()
+	return func() int { return count() - before }
 }
 
 // says checks that an error has all of the words, and no secret.

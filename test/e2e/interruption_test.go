@@ -191,3 +191,44 @@ func TestReloadWaitsForRotation(t *testing.T) {
 		})
 	}
 }
+
+// Vault waits for a rotation even if nobody else does.
+func TestCallerHangsUpBeforeTheEngineEnds(t *testing.T) {
+	t.Parallel()
+	e := startEngine(t)
+	for name, end := range map[string]func() error{
+		"reload": func() error {
+			_, err := e.vault.Logical().Write("sys/plugins/reload/backend", map[string]any{"plugin": vaulttest.Plugin})
+			return err
+		},
+		"seal": e.vault.Sys().Seal,
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := e.in(t)
+			e.imported(name)
+			before := e.generation(name)
+			rotation := e.holdUp("rotate", true)
+			ctx, hangUp := context.WithCancel(t.Context())
+			results := e.reading(ctx, name)
+			rotation.await(t)
+			hangUp()
+			e.answered(results)
+
+			ended := make(chan error, 1)
+			go func() { ended <- end() }()
+			select {
+			case err := <-ended:
+				t.Fatalf("Vault has not waited: %v", err)
+			case <-time.After(time.Second): // Without the rotation it would take a fraction of that.
+			}
+			rotation.release()
+			if err := <-ended; err != nil {
+				t.Fatal(err)
+			}
+			if name == "seal" {
+				e.Unseal()
+			}
+			e.healthy(name, before+2)
+		})
+	}
+}

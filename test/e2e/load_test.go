@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/sandbox"
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/vaulttest"
+)
+
+// rotationTime is how long the sandbox takes for a rotation while there is a load:
+// so at any moment some are under way.
+const rotationTime = 200 * time.Millisecond
+
+// load is applications at work while something happens to Vault: each reads the
+// token of a grant and renews its lease, over and over, and puts up with a Vault
+// that cannot answer.
+type load struct {
+	e         *engine
+	servers   []*vaulttest.Server
+	rotations func() int
+	stopping  chan struct{}
+	once      sync.Once
+	readers   sync.WaitGroup
+
+	mu       sync.Mutex
+	tokens   map[string]map[string]string // those handed out, by grant: their generations
+	done     map[string]int               // requests that came to what they should, by grant
+	failures map[string]int               // by text
+	wrong    []string                     // what no application should be told
+}
+
+// underLoad imports grants and has them read through all of the servers. Who reads
+// the last one hangs up before it is answered.
+func (e *engine) underLoad(servers ...*vaulttest.Server) *load {
+	e.t.Helper()
+	grants := []string{"a", "b", "c", "d", "hurried"}
+	e.imported(grants...)
+	e.wallet.Misbehave(sandbox.Misbehaviour{On: []string{"rotate"}, Delay: rotationTime})
+	l := &load{
+		e: e, servers: servers, rotations: e.sent("rotate"), stopping: make(chan struct{}),
+		tokens: map[string]map[string]string{}, done: map[string]int{}, failures: map[string]int{},
+	}
+	for i, name := range grants {
+		l.tokens[name] = map[string]string{}
+		var clients []*api.Client
+		for _, server := range servers {
+			clients = append(clients, server.Client(server.RootToken))
+		}
+		patience := time.Minute
+		if name == "hurried" {
+			patience = rotationTime / 4
+		}
+		l.readers.Go(func() { l.read(name, clients, i, patience) })
+	}
+	e.t.Cleanup(l.stop)
+	l.more()
+	return l
+}
+
+func (l *load) stop() {
+	l.once.Do(func() { close(l.stopping) })
+	l.readers.Wait()
+}
+
+// read is one application, which turns to the next server when one fails.
+func (l *load) read(name string, clients []*api.Client, server int, patience time.Duration) {
+	var lease *api.Secret
+	for turn := 0; ; turn++ {
+		select {
+		case <-l.stopping:
+			return
+		default:
+		}
+		client := clients[server%len(clients)]
+		ctx, hangUp := context.WithTimeout(context.Background(), patience)
+		var err error
+		if lease == nil || turn%4 == 0 {
+			lease, err = client.Logical().ReadWithContext(ctx, l.e.at("token/"+name))
+			l.note(name, lease, err, http.StatusInternalServerError)
+		} else {
+			lease, err = client.Sys().RenewWithContext(ctx, lease.LeaseID, 0)
+			l.note(name, lease, err, http.StatusBadRequest) // Whatever the engine says to a renewal is a 400.
+		}
+		hangUp()
+		if err != nil {
+			lease = nil
+			server++
+			time.Sleep(rotationTime / 4)
+		}
+	}
+}
+
+// note takes down what came of a request. That there is no answer is put up with,
+// and so are errors of at least the given status.
+func (l *load) note(name string, lease *api.Secret, err error, least int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var refusal *api.ResponseError
+	switch {
+	case err == nil && lease == nil: // how the API answers a 404
+		l.wrong = append(l.wrong, "nothing")
+	case err == nil:
+		l.done[name]++
+		l.tokens[name][fmt.Sprint(lease.Data["access_token"])] = fmt.Sprint(lease.Data["generation"])
+	case errors.As(err, &refusal) && refusal.StatusCode < least:
+		l.wrong = append(l.wrong, fmt.Sprintf("%d %s", refusal.StatusCode, refusal.Errors))
+	case errors.Is(err, context.DeadlineExceeded):
+		l.done[name]++
+	case errors.As(err, &refusal):
+		l.failures[strings.Join(refusal.Errors, "; ")]++
+	default:
+		l.failures[err.Error()]++
+	}
+}
+
+// failed is how many requests have.
+func (l *load) failed() (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, times := range l.failures {
+		n += times
+	}
+	return n
+}
+
+// more waits for further requests for every grant.
+func (l *load) more() {
+	l.e.t.Helper()
+	l.mu.Lock()
+	before := maps.Clone(l.done)
+	l.mu.Unlock()
+	l.e.within(time.Minute, "further requests", func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		for name := range l.tokens {
+			if l.done[name] < before[name]+3 {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// end ends the load and checks what it leaves behind: every grant; no rotation whose
+// answer went astray; of all tokens none that lives but the newest of each grant, and
+// that one only until its lease is revoked.
+func (l *load) end() {
+	l.e.t.Helper()
+	l.stop()
+	e := l.e
+	for _, what := range l.wrong {
+		e.t.Errorf("an application was answered %s", what)
+	}
+	// Who hung up may have left a rotation under way.
+	e.eventually("an end to all rotations, with their tokens kept", func() bool {
+		kept, open := int64(0), false
+		for name := range l.tokens {
+			grant := e.grant(name)
+			kept += number(e.t, grant["generation"]) - 1
+			open = open || grant["intent_open"] != false
+		}
+		return !open && kept == int64(l.rotations())
+	})
+	e.wallet.Misbehave(sandbox.Misbehaviour{})
+	for name, tokens := range l.tokens {
+		generation := e.generation(name)
+		for token, of := range tokens {
+			if newest := of == fmt.Sprint(generation); newest != e.wallet.Live(token) {
+				e.t.Errorf("the token of generation %s of %s, whose newest is %d, is live: %t", of, name, generation, !newest)
+			}
+		}
+	}
+	for name := range l.tokens {
+		e.healthy(name, e.generation(name)+1)
+	}
+	if n := e.wallet.LiveTokens(); n != len(l.tokens) {
+		e.t.Errorf("%d tokens live at the sandbox, not one of each grant", n)
+	}
+
+	e.run("lease", "revoke", "-sync", "-prefix", e.at("token/"))
+	if e.hasLeases() {
+		e.t.Error("there are leases left")
+	}
+	e.noneGivenUp()
+	for _, tokens := range l.tokens {
+		for token := range tokens {
+			e.dead(token)
+		}
+	}
+	for _, server := range l.servers {
+		e.noSecretIn("the server's log", server.Log())
+	}
+}
+
+// Requests wait for a reload, and a reload for those whose caller waits no longer.
+func TestReloadUnderLoad(t *testing.T) {
+	t.Parallel()
+	e := startEngine(t)
+	l := e.underLoad(e.Server)
+	for range 3 {
+		for _, what := range []map[string]any{{"mounts": e.at("")}, {"plugin": vaulttest.Plugin}} {
+			if _, err := e.vault.Logical().Write("sys/plugins/reload/backend", what); err != nil {
+				t.Fatal(err)
+			}
+			l.more()
+		}
+	}
+	l.end()
+	if len(l.failures) != 0 {
+		t.Errorf("requests have failed: %v", l.failures)
+	}
+}
+
+func TestSealUnderLoad(t *testing.T) {
+	t.Parallel()
+	e := startEngine(t)
+	l := e.underLoad(e.Server)
+	for range 3 {
+		failed := l.failed()
+		if err := e.vault.Sys().Seal(); err != nil {
+			t.Fatal(err)
+		}
+		e.eventually("requests to a sealed server", func() bool { return l.failed() > failed })
+		e.Unseal()
+		l.more()
+	}
+	l.end()
+}
