@@ -353,9 +353,17 @@ func TestRenewableSetting(t *testing.T) {
 	if !r.read("income").Secret.Renewable {
 		t.Error("renewable is the default")
 	}
+	before := r.read("income")
 	r.ok(logical.UpdateOperation, "grants/income", map[string]any{"renewable": false})
-	if r.read("income").Secret.Renewable {
-		t.Error("renewable=false has no effect")
+	// Who renewed before the setting was changed is told to read again.
+	last, err := r.renew(before)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, lease := range map[string]*logical.Response{"one renewed": last, "a new one": r.read("income")} {
+		if lease.Secret.Renewable {
+			t.Errorf("renewable=false has no effect on %s", what)
+		}
 	}
 }
 

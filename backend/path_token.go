@@ -184,6 +184,9 @@ func (b *Backend) renewToken(ctx context.Context, req *logical.Request, _ *frame
 	ref.Generation = g.Generation
 	resp := b.Secret(secretType).Response(tokenData(ref.Grant, g), ref.internal())
 	resp.Secret.LeaseOptions = req.Secret.LeaseOptions
+	// A program that goes by this reads again: so renewable=false reaches one
+	// that is running, such as a Vault Agent.
+	resp.Secret.Renewable = g.Settings.Renewable
 	resp.Secret.LeaseID = req.Secret.LeaseID
 	resp.Secret.TTL = ttl
 	// MaxTTL caps the increment that a caller may ask for. Vault counts it from
