@@ -39,7 +39,7 @@ func StartCluster(t testing.TB, nodes int) []*Server {
 		}
 		s.Unseal()
 	}
-	if err := cluster[0].wait(cluster[0].votes(nodes)); err != nil {
+	if err := cluster[0].process.wait(cluster[0].votes(nodes)); err != nil {
 		t.Fatal(err)
 	}
 	return cluster

@@ -137,11 +137,11 @@ func (s *Server) try(arguments func(address string) ([]string, error), ready fun
 	if s.process, err = start(cmd); err != nil {
 		return err
 	}
-	return s.wait(ready)
+	return s.process.wait(ready)
 }
 
-// wait waits until the server is ready.
-func (s *Server) wait(ready func(context.Context) error) error {
+// wait waits until the process is ready.
+func (p *process) wait(ready func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for {
@@ -150,23 +150,24 @@ func (s *Server) wait(ready func(context.Context) error) error {
 			return nil
 		}
 		select {
-		case <-s.process.ended:
-			return errors.New("the server ended before it was ready")
+		case <-p.ended:
+			return errors.New("it ended before it was ready")
 		case <-ctx.Done():
-			return fmt.Errorf("the server is not ready after a minute: %w", err)
+			return fmt.Errorf("it is not ready after a minute: %w", err)
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
 }
 
-// ready asks as the root token, which only this server knows: an answer from
-// another program on the port is not taken for ours.
-func (s *Server) ready(ctx context.Context) error {
-	client, err := s.newClient(s.RootToken)
+func (s *Server) ready(ctx context.Context) error { return lookSelfUp(ctx, s.Address, s.RootToken) }
+
+// lookSelfUp asks with a token that only this server knows: an answer from another
+// program on the port is not taken for ours.
+func lookSelfUp(ctx context.Context, address, token string) error {
+	client, err := newClient(address, token)
 	if err != nil {
 		return err
 	}
-	client.SetMaxRetries(0)
 	_, err = client.Auth().Token().LookupSelfWithContext(ctx)
 	return err
 }
@@ -181,7 +182,7 @@ func (s *Server) Unseal() {
 	if _, err := s.Client("").Sys().Unseal(s.unsealKey); err != nil {
 		s.t.Fatalf("unseal %s: %v", s.Address, err)
 	}
-	if err := s.wait(s.ready); err != nil {
+	if err := s.process.wait(s.ready); err != nil {
 		s.t.Fatal(err)
 	}
 }
@@ -190,26 +191,26 @@ func (s *Server) Unseal() {
 // client by default asks three times if the answer is a 5xx.
 func (s *Server) Client(token string) *api.Client {
 	s.t.Helper()
-	client, err := s.newClient(token)
+	client, err := newClient(s.Address, token)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	client.SetMaxRetries(0)
 	return client
 }
 
-func (s *Server) newClient(token string) (*api.Client, error) {
+func newClient(address, token string) (*api.Client, error) {
 	config := api.DefaultConfig() // Reads the environment of the test, which may point anywhere.
 	if config.Error != nil {
 		return nil, config.Error
 	}
-	config.Address, config.AgentAddress = s.Address, ""
+	config.Address, config.AgentAddress = address, ""
 	client, err := api.NewClient(config)
 	if err != nil {
 		return nil, err
 	}
 	client.ClearNamespace()
 	client.SetToken(token)
+	client.SetMaxRetries(0)
 	return client, nil
 }
 
@@ -268,10 +269,12 @@ func (s *Server) Token(policy string, more ...string) string {
 }
 
 // Log is all that the server and its plugins have logged so far.
-func (s *Server) Log() string {
-	log, err := os.ReadFile(s.logFile())
+func (s *Server) Log() string { return readLog(s.t, s.logFile()) }
+
+func readLog(t testing.TB, file string) string {
+	log, err := os.ReadFile(file)
 	if err != nil {
-		s.t.Errorf("read the server's log: %v", err)
+		t.Errorf("read a log: %v", err)
 	}
 	return string(log)
 }
@@ -284,29 +287,29 @@ func (s *Server) PID() int { return s.process.pid }
 
 // Stop ends the server as an operator does, and by force after some seconds. To
 // stop it twice is fine.
-func (s *Server) Stop() { s.end(syscall.SIGTERM) }
+func (s *Server) Stop() { s.process.end(s.t, syscall.SIGTERM) }
 
 // Kill ends the server as a crash does.
-func (s *Server) Kill() { s.end(syscall.SIGKILL) }
+func (s *Server) Kill() { s.process.end(s.t, syscall.SIGKILL) }
 
-func (s *Server) end(signal syscall.Signal) {
-	if s.process == nil {
+func (p *process) end(t testing.TB, signal syscall.Signal) {
+	if p == nil {
 		return
 	}
 	for _, signal := range []syscall.Signal{signal, syscall.SIGKILL} {
 		select {
-		case <-s.process.ended: // Its process id may be somebody else's by now.
+		case <-p.ended: // Its process id may be somebody else's by now.
 			return
 		default:
-			_ = syscall.Kill(s.process.pid, signal) // It may end in this very moment.
+			_ = syscall.Kill(p.pid, signal) // It may end in this very moment.
 		}
 		select {
-		case <-s.process.ended:
+		case <-p.ended:
 			return
 		case <-time.After(15 * time.Second):
 		}
 	}
-	s.t.Errorf("process %d outlives SIGKILL", s.process.pid)
+	t.Errorf("process %d outlives SIGKILL", p.pid)
 }
 
 func (s *Server) pluginDir() string { return filepath.Join(s.dir, "plugins") }

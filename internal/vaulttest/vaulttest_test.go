@@ -3,7 +3,9 @@
 package vaulttest
 
 import (
+	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -72,5 +74,33 @@ func TestCluster(t *testing.T) {
 		if _, err := s.Client(s.RootToken).Logical().Read("op/config"); err != nil {
 			t.Errorf("read through %s: %v", s.Address, err)
 		}
+	}
+}
+
+func TestProxy(t *testing.T) {
+	s := Start(t, Options{})
+	token := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(token, []byte(s.RootToken), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := s.Proxy(func(listen string) string {
+		return fmt.Sprintf(`
+			vault { address = %q }
+			auto_auth { method "token_file" { config = { token_file_path = %q } } }
+			api_proxy { use_auto_auth_token = true }
+			listener "tcp" {
+				address     = %q
+				tls_disable = true
+			}`, s.Address, token, listen)
+	})
+	if mounts, err := p.Client().Sys().ListMounts(); err != nil || mounts["sys/"] == nil {
+		t.Errorf("a read with the token of the proxy: %v", err)
+	}
+
+	pid := p.process.pid
+	p.Stop()
+	p.Stop()
+	if err := syscall.Kill(pid, 0); err == nil {
+		t.Error("the proxy is still there after Stop")
 	}
 }
