@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -26,11 +25,7 @@ func (e *engine) policed() policed {
 	e.t.Helper()
 	p := policed{e}
 	for name, file := range map[string]string{"application": "application.hcl", "operator": "operator.hcl"} {
-		policy, err := os.ReadFile(filepath.Join("..", "..", "examples", "policies", file))
-		if err != nil {
-			e.t.Fatal(err)
-		}
-		if err := p.vault.Sys().PutPolicy(name, string(policy)); err != nil {
+		if err := p.vault.Sys().PutPolicy(name, p.example(filepath.Join("policies", file))); err != nil {
 			e.t.Fatal(err)
 		}
 	}

@@ -9,11 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/hashicorp/vault/api"
-
-	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/vaulttest"
 )
 
 // run is one command of the CLI that has to succeed.
@@ -170,30 +167,4 @@ func TestSessionInGo(t *testing.T) {
 		t.Fatal(err)
 	}
 	e.dead(e.tokenOf(fifth))
-}
-
-// Vault's own way for programs to keep a lease: each renewal's answer holds the
-// token to go on with. It renews at once, and again after two thirds of the lease.
-func TestLifetimeWatcher(t *testing.T) {
-	t.Parallel()
-	e := mountEngine(t, vaulttest.Start(t, vaulttest.Options{}), "op", 8*time.Second)
-	e.ask("shop-income", nil)
-	before := e.read("shop-income")
-	watcher, err := e.vault.NewLifetimeWatcher(&api.LifetimeWatcherInput{Secret: before})
-	if err != nil {
-		t.Fatal(err)
-	}
-	go watcher.Start()
-	defer watcher.Stop()
-	for range 2 {
-		select {
-		case renewal := <-watcher.RenewCh():
-			e.replaced(before, renewal.Secret)
-			before = renewal.Secret
-		case err := <-watcher.DoneCh():
-			t.Fatalf("the watcher has ended: %v", err)
-		case <-time.After(soon):
-			t.Fatal("no renewal")
-		}
-	}
 }

@@ -21,8 +21,9 @@ import (
 // sandbox has told, and holds requests up for tests.
 type wire struct {
 	mu      sync.Mutex
-	secrets map[string]string // by value: what it is
-	halts   map[string]*halt  // by operation
+	secrets map[string]string    // by value: what it is
+	asked   map[string]time.Time // by token: when the request arrived that it answers
+	halts   map[string]*halt     // by operation
 }
 
 // halt holds up one request.
@@ -73,15 +74,23 @@ func (w *wire) take(operation string) *halt {
 // wrap is for sandbox.Options.
 func (w *wire) wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		answer := &copied{ResponseWriter: rw}
+		answer, arrived := &copied{ResponseWriter: rw}, time.Now()
 		h := w.take(sandbox.Operation(r))
 		if h == nil {
 			next.ServeHTTP(answer, r)
 		} else {
 			h.serve(answer, r, next)
 		}
-		w.remember(answer.body.Bytes())
+		w.remember(answer.body.Bytes(), arrived)
 	})
+}
+
+// askedAt is when the engine asked for a token, and so no later than the moment in
+// which the one before it died; zero if the sandbox has told no such token.
+func (w *wire) askedAt(token string) time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.asked[token]
 }
 
 func (h *halt) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
@@ -118,7 +127,7 @@ func (c *copied) Write(p []byte) (int, error) {
 // Unwrap lets the sandbox reach the connection, which it has to for its misbehaviour.
 func (c *copied) Unwrap() http.ResponseWriter { return c.ResponseWriter }
 
-func (w *wire) remember(body []byte) {
+func (w *wire) remember(body []byte, arrived time.Time) {
 	var answer struct {
 		AccessToken struct{ Value, Manage string } `json:"access_token"`
 		Continue    struct {
@@ -132,7 +141,10 @@ func (w *wire) remember(body []byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.secrets == nil {
-		w.secrets = map[string]string{}
+		w.secrets, w.asked = map[string]string{}, map[string]time.Time{}
+	}
+	if answer.AccessToken.Value != "" {
+		w.asked[answer.AccessToken.Value] = arrived
 	}
 	// Of a URL its end is what nobody may know.
 	for value, what := range map[string]string{

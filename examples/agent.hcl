@@ -1,0 +1,32 @@
+# Vault Agent for one application that uses the grant shop-income of the mount op/: it
+# keeps the grant's current token in a file.
+#
+#   vault write op/grants/shop-income renewable=false
+#   vault agent -config=agent.hcl
+#
+# docs/consumers.md says why it has to be renewable=false, and what the application does
+# when a token is refused.
+
+vault {
+  address = "https://vault.example:8200"
+}
+
+# Any other method will do. Its Vault tokens have to come without the default policy
+# (token_no_default_policy=true) and with policies/application.hcl.
+auto_auth {
+  method "approle" {
+    config = {
+      role_id_file_path                   = "/etc/vault-agent/role_id"
+      secret_id_file_path                 = "/etc/vault-agent/secret_id"
+      remove_secret_id_file_after_reading = false
+    }
+  }
+}
+
+# The file is replaced as a whole: nobody reads half a token. More templates with the
+# same path share its reads.
+template {
+  contents    = "{{ with secret \"op/token/shop-income\" }}{{ .Data.access_token }}{{ end }}"
+  destination = "/run/shop/token"
+  perms       = "0600"
+}
