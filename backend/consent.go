@@ -260,7 +260,7 @@ func (a *consenting) insist(ctx context.Context, r reply) (outcome, error) {
 				return nil, err
 			}
 		}
-		a.heard = a.heard || f.Status == 0 || f.Status >= http.StatusInternalServerError || f.Status/100 == 2
+		a.heard = a.heard || f.maybeHeard()
 		pause, _ := retry.Next()
 		if a.b.clock.Since(begun)+pause > insistence {
 			return nil, serverError(f)

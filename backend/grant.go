@@ -179,6 +179,12 @@ type failure struct {
 	until time.Time
 }
 
+// next makes the pause twice as long as the one before.
+func (f failure) next(err error, now time.Time) failure {
+	delay := min(max(2*f.delay, failureMin), failureMax)
+	return failure{err: err, delay: delay, until: now.Add(delay)}
+}
+
 func (h *holds) enter(name string) *held {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -18,6 +18,9 @@ const (
 	// shortLife is what a token may have left and yet be left alone by a
 	// revocation, so that an ordinary expiry sends no request.
 	shortLife = 30 * time.Second
+	// unknownLife is for how long a token may live on whose server does not say
+	// how long it lives.
+	unknownLife = 24 * time.Hour
 )
 
 // leaseTTL is how long a lease of the grant's token may live from now on, in
@@ -75,13 +78,13 @@ func mayRenew(g *grant, r leaseRef, mount string, left time.Duration) error {
 	case g.Generation != r.Generation:
 		return refuse("superseded: another reader or a rotation got a newer token of grant %q, and this lease's token is dead; read %stoken/%s again", r.Grant, mount, r.Grant)
 	case left < minLease:
-		return leaseOver(r, mount)
+		return leaseOver(mount + "token/" + r.Grant)
 	}
 	return nil
 }
 
-func leaseOver(r leaseRef, mount string) error {
-	return refuse("the lease has reached its max_ttl; read %stoken/%s again", mount, r.Grant)
+func leaseOver(path string) error {
+	return refuse("the lease has reached its max_ttl; read %s again", path)
 }
 
 // revocationRotates tells whether revoking a lease needs a rotation to make the
@@ -98,4 +101,12 @@ func revocationRotates(g *grant, r leaseRef, now time.Time) bool {
 		return false
 	}
 	return !g.LifeKnown || g.ExpiresAt.Sub(now) >= shortLife
+}
+
+// mayLive tells whether a grant's token may still be accepted.
+func mayLive(g *grant, now time.Time) bool {
+	if !g.LifeKnown {
+		return now.Before(g.ExpiresAt.Add(unknownLife))
+	}
+	return now.Before(g.ExpiresAt)
 }

@@ -55,6 +55,17 @@ func parsePlace(d *framework.FieldData) (p place, err error) {
 	return p, nil
 }
 
+// suffices says what a place lacks to ask for a grant.
+func (p place) suffices() error {
+	switch {
+	case p.access == nil:
+		return refuse("access: is needed to ask for a grant: the JSON list of rights")
+	case p.authServer == "" && p.walletAddress == "":
+		return refuse("wallet_address: is needed to ask for a grant (the owner's), or auth_server (the grant endpoint)")
+	}
+	return nil
+}
+
 // parseEndpoint reads a grant endpoint. One without a path is asked at "/",
 // which is what a signature's @target-uri says of it.
 func parseEndpoint(field, text string) (string, error) {
@@ -271,13 +282,11 @@ func isTokenValue(text string) bool {
 // the new one is there.
 func (b *Backend) askGrant(ctx context.Context, req *logical.Request, d *framework.FieldData, name string, resp *logical.Response) (*grant, error) {
 	from, err := parsePlace(d)
-	switch {
-	case err != nil:
+	if err == nil {
+		err = from.suffices()
+	}
+	if err != nil {
 		return nil, err
-	case from.access == nil:
-		return nil, refuse("access: is needed to ask for a grant: the JSON list of rights")
-	case from.authServer == "" && from.walletAddress == "":
-		return nil, refuse("wallet_address: is needed to ask for a grant (the owner's), or auth_server (the grant endpoint)")
 	}
 	b.configMu.RLock()
 	a, err := b.beginAsking(ctx, req, d, name, from)
@@ -405,16 +414,13 @@ func (p *port) cancelGrant(ctx context.Context, g *grant, mount string) error {
 			return err
 		}
 	}
-	target := g.Continue.URL
-	if target == "" {
-		target = g.Manage
-	}
+	target := g.end()
 	var err error
 	switch {
 	case target == "":
 		return nil // never got a token
 	case !p.client.sameOrigin(target, g.AuthOrigin):
-		return refuse("the grant's URLs are on %q, not on its authorization server %s: if that is right, add it to allowed_auth_servers in %sconfig", originOf(target), g.AuthOrigin, mount)
+		return g.endsElsewhere(mount)
 	case g.Continue.URL != "":
 		err = p.cancel(ctx, g.Continue)
 	default:
@@ -433,4 +439,16 @@ func (p *port) cancelGrant(ctx context.Context, g *grant, mount string) error {
 		}
 	}
 	return serverError(f)
+}
+
+// end is the URL at which the grant is ended; empty if there is none.
+func (g *grant) end() string {
+	if g.Continue.URL != "" {
+		return g.Continue.URL
+	}
+	return g.Manage
+}
+
+func (g *grant) endsElsewhere(mount string) error {
+	return refuse("the grant's URLs are on %q, not on its authorization server %s: if that is right, add it to allowed_auth_servers in %sconfig", originOf(g.end()), g.AuthOrigin, mount)
 }

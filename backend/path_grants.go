@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"sort"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -67,10 +68,7 @@ func (b *Backend) pathGrantsList() *framework.Path {
 	return &framework.Path{
 		Pattern:      "grants/?$",
 		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: "grants", Navigation: true, ItemType: "Grant"},
-		Fields: map[string]*framework.FieldSchema{
-			"after": {Type: framework.TypeString, Query: true, Description: "List names after this one."},
-			"limit": {Type: framework.TypeInt, Query: true, Description: "List this many names at most; 0: all."},
-		},
+		Fields:       pageFields,
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ListOperation: &framework.PathOperation{
 				Callback: b.listGrants,
@@ -84,6 +82,11 @@ func (b *Backend) pathGrantsList() *framework.Path {
 		HelpSynopsis:    grantsSynopsis,
 		HelpDescription: grantsDescription,
 	}
+}
+
+var pageFields = map[string]*framework.FieldSchema{
+	"after": {Type: framework.TypeString, Query: true, Description: "List names after this one."},
+	"limit": {Type: framework.TypeInt, Query: true, Description: "List this many names at most; 0: all."},
 }
 
 func (b *Backend) pathGrant() *framework.Path {
@@ -211,12 +214,10 @@ func describe(g *grant) map[string]any {
 }
 
 func (b *Backend) listGrants(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	names, err := req.Storage.List(ctx, grantsPrefix)
+	names, err := listPage(ctx, req.Storage, grantsPrefix, d)
 	if err != nil {
-		return nil, fmt.Errorf("list the stored grants: %w", err)
+		return nil, err
 	}
-	sort.Strings(names)
-	names = page(names, value[string](d, "after"), value[int](d, "limit"))
 	info := make(map[string]any, len(names))
 	for _, name := range names {
 		g, err := loadGrant(ctx, req.Storage, name)
@@ -228,6 +229,16 @@ func (b *Backend) listGrants(ctx context.Context, req *logical.Request, d *frame
 		}
 	}
 	return logical.ListResponseWithInfo(names, info), nil
+}
+
+// listPage lists the names below a prefix that the request asks for.
+func listPage(ctx context.Context, s logical.Storage, prefix string, d *framework.FieldData) ([]string, error) {
+	names, err := s.List(ctx, prefix)
+	if err != nil {
+		return nil, fmt.Errorf("list the stored %s: %w", strings.TrimSuffix(prefix, "/"), err)
+	}
+	sort.Strings(names)
+	return page(names, value[string](d, "after"), value[int](d, "limit")), nil
 }
 
 // page cuts sorted names: those after one, and at most limit of them (0: all).

@@ -177,23 +177,27 @@ func (b *Backend) renewToken(ctx context.Context, req *logical.Request, _ *frame
 	ttl := leaseTTL(g, now, left)
 	switch {
 	case left < minLease: // it ended while the server was waited for
-		return nil, leaseOver(ref, req.MountPoint)
+		return nil, leaseOver(req.MountPoint + "token/" + ref.Grant)
 	case ttl < minLease:
 		return nil, tooShort(g)
 	}
 	ref.Generation = g.Generation
 	resp := b.Secret(secretType).Response(tokenData(ref.Grant, g), ref.internal())
-	resp.Secret.LeaseOptions = req.Secret.LeaseOptions
+	prolong(resp.Secret, req.Secret, now, ttl)
 	// A program that goes by this reads again: so renewable=false reaches one
 	// that is running, such as a Vault Agent.
 	resp.Secret.Renewable = g.Settings.Renewable
-	resp.Secret.LeaseID = req.Secret.LeaseID
-	resp.Secret.TTL = ttl
-	// MaxTTL caps the increment that a caller may ask for. Vault counts it from
-	// the issue time, both cut to whole seconds.
-	resp.Secret.MaxTTL = now.Truncate(time.Second).Sub(req.Secret.IssueTime.Truncate(time.Second)) + ttl
 	warnLifetime(resp, g)
 	return resp, nil
+}
+
+// prolong makes of an answered secret the old lease with a new end.
+func prolong(next, old *logical.Secret, now time.Time, ttl time.Duration) {
+	next.LeaseOptions, next.LeaseID = old.LeaseOptions, old.LeaseID
+	next.TTL = ttl
+	// MaxTTL caps the increment that a caller may ask for. Vault counts it from
+	// the issue time, both cut to whole seconds.
+	next.MaxTTL = now.Truncate(time.Second).Sub(old.IssueTime.Truncate(time.Second)) + ttl
 }
 
 // revokeToken makes the handed-out value worthless. Vault calls it at expiry,

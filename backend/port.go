@@ -121,6 +121,12 @@ func (f failed) unknownClient() bool {
 	return f.Status == http.StatusBadRequest && f.Code == "invalid_client"
 }
 
+// maybeHeard tells whether the server may have done what was asked for, although
+// its answer does not say so.
+func (f failed) maybeHeard() bool {
+	return f.Status == 0 && f.Cause == nil || f.Status >= http.StatusInternalServerError || f.Status/100 == 2
+}
+
 // continuation is where a grant can be continued or cancelled (RFC 9635
 // section 3.1).
 type continuation struct {

@@ -112,13 +112,23 @@ func mayRotate(g *grant, c *config, why cause, name, mount string) error {
 	switch {
 	case g.Status == statusLost && why != causeRotate:
 		return lostError(g, name, mount)
+	}
+	return g.rotatable(c, fmt.Sprintf("grant %q", name), mount)
+}
+
+// rotatable says why the token cannot be rotated by this client at its manage
+// URL; what names the grant.
+func (g *grant) rotatable(c *config, what, mount string) error {
+	switch {
+	case g.Client != c.WalletAddress:
+		return g.foreign(c, what)
 	case g.Manage == "":
 		return nil // never got a token: asked for again
 	case !c.sameOrigin(g.Manage, g.AuthOrigin):
-		return refuse("the manage URL of grant %q is on %q, not on its authorization server %s: if that is right, add it to allowed_auth_servers in %sconfig",
-			name, originOf(g.Manage), g.AuthOrigin, mount)
+		return refuse("the manage URL of %s is on %q, not on its authorization server %s: if that is right, add it to allowed_auth_servers in %sconfig",
+			what, originOf(g.Manage), g.AuthOrigin, mount)
 	case !strings.Contains(g.Manage, "token/"):
-		return refuse("the manage URL that the authorization server gave for grant %q has no token/ in its path, which Open Payments requires", name)
+		return refuse("the manage URL that the authorization server gave for %s has no token/ in its path, which Open Payments requires", what)
 	}
 	return nil
 }
@@ -129,9 +139,13 @@ func mayUse(g *grant, c *config, name, mount string) error {
 	case g.Status == statusPending:
 		return pendingError(name, mount)
 	case g.Client != c.WalletAddress:
-		return refuse("grant %q belongs to the client %s, but config names %s", name, g.Client, c.WalletAddress)
+		return g.foreign(c, fmt.Sprintf("grant %q", name))
 	}
 	return nil
+}
+
+func (g *grant) foreign(c *config, what string) error {
+	return refuse("%s belongs to the client %s, but config names %s", what, g.Client, c.WalletAddress)
 }
 
 func unknownGrant(name, mount string) error {
@@ -226,6 +240,9 @@ func (a *attempt) rest(ctx context.Context, pause time.Duration) error {
 
 // stillOurs tells whether the stored grant still bears this attempt's intent.
 func (a *attempt) stillOurs(ctx context.Context) error {
+	if a.grant.Intent == nil {
+		return nil // a lease's grant: stored nowhere, so nobody else can have it
+	}
 	stored, err := loadGrant(ctx, a.storage, a.name)
 	switch {
 	case err != nil:
@@ -360,8 +377,7 @@ func (a *attempt) fail(ctx context.Context, err error) error {
 		return err
 	}
 	now := a.b.clock.Now()
-	delay := min(max(2*a.failure.delay, failureMin), failureMax)
-	a.failure = failure{err: err, delay: delay, until: now.Add(delay)}
+	a.failure = a.failure.next(err, now)
 	a.grant.LastFailure = event{At: now, Cause: err.Error()}
 	if err := a.replace(ctx, a.grant); err != nil {
 		a.b.Logger().Warn("the cause of a failure could not be stored", "grant", a.name, "error", err)

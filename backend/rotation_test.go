@@ -38,9 +38,13 @@ func (r *rig) goRead(ctx context.Context, name string) <-chan result {
 // hang makes the sandbox hold the next rotation until release is called. The
 // work is done before the answer is held if after is true.
 func (r *rig) hang(after bool) (arrived <-chan struct{}, release func()) {
+	return r.hangOn("rotate", after)
+}
+
+func (r *rig) hangOn(op string, after bool) (arrived <-chan struct{}, release func()) {
 	in, out := make(chan struct{}), make(chan struct{})
 	var first, last sync.Once
-	r.on("rotate", func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+	r.on(op, func(w http.ResponseWriter, req *http.Request, next http.Handler) {
 		mine := false
 		first.Do(func() { mine = true })
 		if !mine {
