@@ -30,7 +30,9 @@ token/NAME rotates the grant's token at the authorization server and answers the
 new one as a lease. Renewing the lease rotates again and answers the new token;
 revoking it makes the handed-out value worthless. The grant lives on.
 
-Begin with config, then write a grant to grants/NAME, then read token/NAME.
+Begin with config, then write a grant to grants/NAME, then read token/NAME. Where
+rights need no consent, many readers are better served by a role: write it to
+roles/NAME, and each read of creds/NAME is a lease with a grant of its own.
 `
 
 // Backend is the secrets engine as Vault sees it. Requests are checked here,
@@ -77,7 +79,7 @@ func newBackend(version string, clock clockwork.Clock) *Backend {
 		BackendType:    logical.TypeLogical,
 		RunningVersion: version,
 		PathsSpecial: &logical.Paths{
-			SealWrapStorage: []string{configKey, keysPrefix, grantsPrefix},
+			SealWrapStorage: []string{configKey, keysPrefix, grantsPrefix, framework.WALPrefix},
 			Unauthenticated: []string{"jwks.json"},
 		},
 		Paths: []*framework.Path{
@@ -89,18 +91,23 @@ func newBackend(version string, clock clockwork.Clock) *Backend {
 			b.pathToken(),
 			b.pathRotate(),
 			b.pathSign(),
+			b.pathRolesList(),
+			b.pathRole(),
+			b.pathCreds(),
 			b.pathKeys(),
 			b.pathKeysRotate(),
 			b.pathJWKS(),
 		},
-		Secrets: []*framework.Secret{b.secretToken()},
+		Secrets: []*framework.Secret{b.secretToken(), b.secretCreds()},
 		Invalidate: func(_ context.Context, key string) {
 			if key == configKey {
 				b.signers.forget()
 			}
 		},
-		PeriodicFunc: b.tick,
-		Clean:        func(context.Context) { b.inFlight.close() },
+		PeriodicFunc:      b.tick,
+		WALRollback:       b.rollBack,
+		WALRollbackMinAge: rollbackAge,
+		Clean:             func(context.Context) { b.inFlight.close() },
 	}
 	b.patterns = make(map[*framework.Path]*regexp.Regexp, len(b.Paths))
 	for _, p := range b.Paths {
@@ -118,6 +125,11 @@ func (b *Backend) HandleRequest(ctx context.Context, req *logical.Request) (*log
 
 	if err := b.checkInput(req); err != nil {
 		return logical.ErrorResponse(err.Error()), nil
+	}
+	if req.Operation == logical.RollbackOperation {
+		var stop context.CancelFunc
+		ctx, stop = b.within(ctx, rollbackPatience)
+		defer stop()
 	}
 	return b.Backend.HandleRequest(ctx, req)
 }

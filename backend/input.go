@@ -70,13 +70,18 @@ func (b *Backend) checkName(req *logical.Request) error {
 	if i < 0 || i >= len(match) {
 		return nil
 	}
+	if strings.HasPrefix(req.Path, rolesPrefix) || strings.HasPrefix(req.Path, credsPrefix) {
+		return checkNameOf("role", "name", match[i])
+	}
 	return checkGrantName("name", match[i])
 }
 
-func checkGrantName(field, name string) error {
+func checkGrantName(field, name string) error { return checkNameOf("grant", field, name) }
+
+func checkNameOf(what, field, name string) error {
 	if len(name) > maxNameLength || !nameRegexp.MatchString(name) || strings.Contains(name, "..") {
-		return refuse("%s: a grant's name has up to %d letters, digits, '_', '-' and single '.', and begins and ends with a letter, a digit or '_'",
-			field, maxNameLength)
+		return refuse("%s: a %s's name has up to %d letters, digits, '_', '-' and single '.', and begins and ends with a letter, a digit or '_'",
+			field, what, maxNameLength)
 	}
 	return nil
 }

@@ -302,7 +302,7 @@ func TestMistypedSecretsAreNotRepeated(t *testing.T) {
 func TestBadNames(t *testing.T) {
 	r := withGrant(t)
 	for _, name := range []string{"a..b", "a/b", "a/b/c", ".a", "a.", "-a", "a-", "a b", "ä", strings.Repeat("a", 129), "a//b", "a/"} {
-		for _, path := range []string{"grants/", "token/", "rotate/"} {
+		for _, path := range []string{"grants/", "token/", "rotate/", "roles/", "creds/"} {
 			for _, op := range []logical.Operation{logical.ReadOperation, logical.UpdateOperation, logical.DeleteOperation, logical.PatchOperation} {
 				r.fails(400, op, path+name, nil, "name")
 			}

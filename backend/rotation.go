@@ -106,10 +106,9 @@ func (b *Backend) rotate(ctx context.Context, req *logical.Request, name string,
 // mayRotate says why a grant cannot be rotated as things are. Nothing has been
 // begun.
 func mayRotate(g *grant, c *config, why cause, name, mount string) error {
-	if err := mayUse(g, c, name, mount); err != nil {
-		return err
-	}
 	switch {
+	case g.Status == statusPending:
+		return pendingError(name, mount)
 	case g.Status == statusLost && why != causeRotate:
 		return lostError(g, name, mount)
 	}
@@ -129,17 +128,6 @@ func (g *grant) rotatable(c *config, what, mount string) error {
 			what, originOf(g.Manage), g.AuthOrigin, mount)
 	case !strings.Contains(g.Manage, "token/"):
 		return refuse("the manage URL that the authorization server gave for %s has no token/ in its path, which Open Payments requires", what)
-	}
-	return nil
-}
-
-// mayUse says why a grant is of no use to the client, whatever for.
-func mayUse(g *grant, c *config, name, mount string) error {
-	switch {
-	case g.Status == statusPending:
-		return pendingError(name, mount)
-	case g.Client != c.WalletAddress:
-		return g.foreign(c, fmt.Sprintf("grant %q", name))
 	}
 	return nil
 }

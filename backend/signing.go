@@ -4,6 +4,7 @@ package backend
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/url"
 	"path"
 	"regexp"
@@ -315,14 +316,15 @@ func (w walletPlace) field() string {
 
 // maySign says why nothing can be signed for a grant as things are.
 func maySign(g *grant, c *config, name, mount string) error {
-	if g == nil {
+	switch {
+	case g == nil:
 		return unknownGrant(name, mount)
-	}
-	if err := mayUse(g, c, name, mount); err != nil {
-		return err
-	}
-	if g.Status == statusLost {
+	case g.Status == statusPending:
+		return pendingError(name, mount)
+	case g.Status == statusLost:
 		return lostError(g, name, mount)
+	case g.Client != c.WalletAddress:
+		return g.foreign(c, fmt.Sprintf("grant %q", name))
 	}
 	return nil
 }
