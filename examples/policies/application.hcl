@@ -1,5 +1,6 @@
 # For an application that uses the grant shop-income of the mount op/ and nothing
-# else. Put your mount and grant in place of these.
+# else. Put your mount and grant in place of these; for a role, op/creds/NAME in
+# place of op/token/NAME, everywhere.
 #
 #   vault policy write shop-app application.hcl
 #   vault token create -policy=shop-app -no-default-policy

@@ -24,6 +24,17 @@ path "op/grants/+" {
   capabilities = ["create", "read", "update", "patch", "delete"]
 }
 
+# The roles that leases with grants of their own are made by. They hold no secret.
+path "op/roles" {
+  capabilities = ["list", "read"]
+}
+path "op/roles/" {
+  capabilities = ["list", "read"]
+}
+path "op/roles/+" {
+  capabilities = ["create", "read", "update", "patch", "delete"]
+}
+
 # Finish a grant that its owner has consented to. Hands nothing out.
 path "op/grants/+/continue" {
   capabilities = ["update"]
@@ -47,7 +58,7 @@ path "sys/leases/revoke" {
   capabilities        = ["update"]
   required_parameters = ["lease_id"]
   allowed_parameters = {
-    "lease_id" = ["op/token/*"]
+    "lease_id" = ["op/token/*", "op/creds/*"]
     "sync"     = []
   }
 }
@@ -55,6 +66,12 @@ path "sys/leases/revoke/op/token/*" {
   capabilities = ["update"]
   allowed_parameters = {
     "sync" = [] # And no lease_id, which Vault would prefer to the one in the URL.
+  }
+}
+path "sys/leases/revoke/op/creds/*" {
+  capabilities = ["update"]
+  allowed_parameters = {
+    "sync" = []
   }
 }
 
@@ -67,6 +84,9 @@ path "op/token" {
   capabilities = ["deny"]
 }
 path "op/token/*" {
+  capabilities = ["deny"]
+}
+path "op/creds/*" {
   capabilities = ["deny"]
 }
 

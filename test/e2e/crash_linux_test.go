@@ -125,5 +125,21 @@ func TestPluginCrashes(t *testing.T) {
 		e.healthy("new", 2)
 	})
 
+	// The grant of a lease whose answer was lost ends by itself; all else goes on.
+	t.Run("a lease's own, after the server has done it", func(t *testing.T) {
+		e := e.in(t)
+		e.role()
+		lease, live := e.creds(), e.wallet.LiveTokens()
+		request := e.holdUp("grant", true)
+		e.crashDuring(request, e.sending(t.Context(), "GET", "creds/till", ""))
+		e.liveTokens(live + 1)
+		e.replaced(lease, e.renew(lease, 0))
+		next := e.creds()
+		e.live(e.tokenOf(next))
+		e.run("lease", "revoke", "-sync", "-prefix", "op/creds/")
+		e.dead(e.tokenOf(next))
+		e.liveTokens(live) // without the first lease's, and with the lost one
+	})
+
 	e.noSecretIn("the server's log", e.Log())
 }

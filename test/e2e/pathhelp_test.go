@@ -27,6 +27,9 @@ func TestPathHelp(t *testing.T) {
 		{"op/token/x", "name", "newest reader"},
 		{"op/rotate/x", "name", "leak"},
 		{"op/sign/x", "access_token batch_input body method name url", "Nothing is signed for the authorization server"},
+		{"op/roles", "after limit", "stored roles"},
+		{"op/roles/x", "access auth_server max_ttl name renewable resource_server ttl wallet_address", "holds no grant"},
+		{"op/creds/x", "name", "grant of its own"},
 	} {
 		t.Run(row.path, func(t *testing.T) {
 			e := e.in(t)
@@ -45,7 +48,7 @@ func TestPathHelp(t *testing.T) {
 	}
 
 	all := e.run("path-help", "op")
-	for _, words := range []string{"acts as one Open Payments client", "^config$", "^grants/", "^token/", "^rotate/", "^sign/"} {
+	for _, words := range []string{"acts as one Open Payments client", "^config$", "^grants/", "^token/", "^rotate/", "^sign/", "^roles/", "^creds/"} {
 		if !strings.Contains(all, words) {
 			t.Errorf("the mount's help does not say %q:\n%s", words, all)
 		}

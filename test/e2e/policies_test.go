@@ -32,6 +32,7 @@ func (e *engine) policed() policed {
 	p.write("config", map[string]any{"default_grant": "other"})
 	p.ask("shop-income", nil)
 	p.ask("other", nil)
+	p.role()
 	return p
 }
 
@@ -140,6 +141,7 @@ func TestApplicationPolicy(t *testing.T) {
 	p.denied(token,
 		"read op/token",
 		"read op/token/other",
+		"read op/creds/till",
 		"read op/config",
 		"read op/grants/shop-income",
 		"list op/grants",
@@ -230,6 +232,20 @@ func (e *engine) accepted(method, url string, signed map[string]any) (answer map
 	return answer
 }
 
+// The same policy with a role in the grant's place.
+func TestApplicationPolicyForCreds(t *testing.T) {
+	t.Parallel()
+	p := startPoliced(t)
+	policy := p.example(filepath.Join("policies", "application.hcl"))
+	if err := p.vault.Sys().PutPolicy("till", strings.ReplaceAll(policy, "op/token/shop-income", "op/creds/till")); err != nil {
+		t.Fatal(err)
+	}
+	token := p.Token("till")
+	own, other := p.lease(p.Client(token), "op/creds/till"), p.lease(p.vault, "op/token/other")
+	p.allowed(token, "lease renew "+own, "write -f sys/leases/renew/"+own, "lease revoke -sync "+own)
+	p.denied(token, "read op/token/shop-income", "read op/roles/till", "lease renew "+other, "lease revoke "+other, "write sys/leases/renew/"+own+" lease_id="+other)
+}
+
 // The operator policy holds even for a token that has the default policy too.
 func TestOperatorPolicy(t *testing.T) {
 	t.Parallel()
@@ -259,6 +275,13 @@ func TestOperatorPolicy(t *testing.T) {
 				"delete op/grants/new",
 				"lease revoke -sync "+p.lease(root, "op/token/other"),
 				"write sys/leases/revoke sync=true lease_id="+p.lease(root, "op/token/other"),
+				"write op/roles/new wallet_address="+p.wallet.WalletAddress("shop")+" access="+access,
+				"read op/roles/new",
+				"patch op/roles/new ttl=5m",
+				"list op/roles",
+				"delete op/roles/new",
+				"lease revoke -sync "+p.lease(root, "op/creds/till"),
+				"write sys/leases/revoke sync=true lease_id="+p.lease(root, "op/creds/till"),
 			)
 
 			other := p.lease(root, "op/token/other")
@@ -266,6 +289,8 @@ func TestOperatorPolicy(t *testing.T) {
 				"read op/token",
 				"read op/token/other",
 				"read -wrap-ttl=60s op/token/other",
+				"read op/creds/till",
+				"lease renew "+p.lease(root, "op/creds/till"),
 				"lease renew "+other,
 				"write -f sys/leases/renew/"+other,
 				"write sys/renew lease_id="+other,
@@ -285,7 +310,7 @@ func TestOperatorPolicy(t *testing.T) {
 
 	t.Run("nothing read holds a secret", func(t *testing.T) {
 		p := p.as(t, p.Token("operator"))
-		for _, path := range []string{"op/config", "op/grants/other"} {
+		for _, path := range []string{"op/config", "op/grants/other", "op/roles/till"} {
 			secret, err := p.vault.Logical().Read(path)
 			if err != nil {
 				t.Fatal(err)

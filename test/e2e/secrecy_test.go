@@ -42,6 +42,11 @@ func TestLogsHoldNoSecret(t *testing.T) {
 	if err := e.vault.Sys().RevokeWithOptions(&api.RevokeOptions{LeaseID: lease.LeaseID, Sync: true}); err != nil {
 		t.Fatal(err)
 	}
+	e.role()
+	own := e.renew(e.creds(), 60)
+	if err := e.vault.Sys().RevokeWithOptions(&api.RevokeOptions{LeaseID: own.LeaseID, Sync: true}); err != nil {
+		t.Fatal(err)
+	}
 	superseded := e.read("imported")
 	e.read("imported")
 	e.refused(superseded, "superseded")
@@ -78,6 +83,15 @@ func TestLogsHoldNoSecret(t *testing.T) {
 	e.noSecretIn("a 502", e.gets(502, "GET", "token/failing", "").text)
 	misbehaving(sandbox.Misbehaviour{On: []string{"cancel"}, Status: 500, Times: 1})
 	e.noSecretIn("a 502", e.gets(502, "DELETE", "grants/shop-income", "").text)
+	misbehaving(sandbox.Misbehaviour{On: []string{"rotate"}, Drop: true, Times: 1})
+	own = e.creds()
+	e.refused(own, "no longer accepts")
+	misbehaving(sandbox.Misbehaviour{On: []string{"cancel"}, Status: 500, Times: 1})
+	if err := e.vault.Sys().RevokeWithOptions(&api.RevokeOptions{LeaseID: own.LeaseID, Sync: true}); err == nil {
+		t.Error("revoked without the server")
+	} else {
+		e.noSecretIn("a revocation's error", err.Error())
+	}
 	misbehaving(sandbox.Misbehaviour{})
 	set(wrongKey)
 	e.noSecretIn("the answer of a wrong key", e.gets(400, "GET", "token/imported", "").text, wrongKey)
