@@ -19,6 +19,7 @@ import (
 
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/sandbox"
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/vaulttest"
+	_ "github.com/vault-open-payments/vault-plugin-secrets-open-payments/plugin" // built by vaulttest: without this, go test would answer from its cache when it has changed
 )
 
 const (
