@@ -150,6 +150,11 @@ func (w *world) driveEngine() {
 	e.step(logical.ReadOperation, "token/brought", nil)
 	e.step(logical.DeleteOperation, "grants/brought", nil)
 
+	// A grant for each lease.
+	e.step(logical.UpdateOperation, "roles/till", ask(incomingAccess))
+	creds := e.step(logical.ReadOperation, "creds/till", nil)
+	e.lease(logical.RevokeOperation, e.lease(logical.RenewOperation, creds))
+
 	e.heal()
 	e.wrongKeys()
 }
