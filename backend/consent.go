@@ -367,7 +367,7 @@ func (a *asking) await(ctx context.Context, i interaction) (*grant, error) {
 	next := *a.grant
 	if a.old != nil {
 		next = *a.old
-		next.Settings = a.grant.Settings
+		next.Settings, next.Spent = a.grant.Settings, a.grant.Spent
 	}
 	if next.Token == "" || next.Status != statusActive {
 		next.Status = statusPending

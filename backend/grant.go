@@ -49,6 +49,7 @@ type grant struct {
 	LifeKnown  bool          `json:"life_known"` // the server said how long the token lives
 	Lifetime   time.Duration `json:"lifetime"`
 	Generation int           `json:"generation"`
+	Spent      bool          `json:"spent,omitempty"` // the token is not handed out again: it may be dead, or somebody has it who does not share it
 
 	Pending  *pending  `json:"pending,omitempty"` // the owner is being asked
 	Intent   *intent   `json:"intent,omitempty"`
@@ -105,6 +106,8 @@ type settings struct {
 	MaxTTL    time.Duration `json:"max_ttl,omitempty"` // 0: the mount's limit decides
 	Renewable bool          `json:"renewable"`
 	OnRevoke  string        `json:"on_revoke"`
+	Shared    bool          `json:"shared,omitempty"`  // reads hand the current token out again
+	MinTTL    time.Duration `json:"min_ttl,omitempty"` // while so much of its life is left; 0: a quarter
 }
 
 func defaultSettings() settings {
@@ -118,8 +121,16 @@ func newGrant(client string, now time.Time) *grant {
 // newID makes an id that no other will have: 128 bits from the system.
 func newID() string { return rand.Text() }
 
-// begin marks the grant with an intent of its own.
+// inDoubt tells whether the server may have replaced the token and its answer not
+// reached us. An owner who is asked for another grant leaves this one alone.
+func (g *grant) inDoubt() bool {
+	return g.Intent != nil && g.Intent.Cause != causeAsk && g.Intent.Cause != causeConsent
+}
+
+// begin marks the grant with an intent of its own. It may take the place of one
+// that leaves the token in doubt.
 func (g *grant) begin(why cause, now time.Time) {
+	g.Spent = g.Spent || g.inDoubt()
 	g.Intent = &intent{ID: newID(), Generation: g.Generation + 1, At: now, Cause: why}
 }
 
@@ -146,6 +157,14 @@ func (g *grant) accept(t done, why string) {
 	g.Status, g.Lost = statusActive, event{}
 	g.Intent = nil
 	g.LastRotation = event{At: t.SentAt, Cause: why}
+	switch cause(why) {
+	case causeRead:
+		g.Spent = !g.Settings.Shared
+	case causeRenew, causeImport: // a shared lease is not renewed; who imports has seen the token
+		g.Spent = true
+	default:
+		g.Spent = false
+	}
 }
 
 // holds are the locks of grants, by name, with what is known of a grant in

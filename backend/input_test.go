@@ -236,6 +236,8 @@ func TestBadGrants(t *testing.T) {
 	brings("ttl", settings)
 	brings("max_ttl", []badInput{{"negative", field("max_ttl", "-1h"), "negative"}})
 	brings("renewable", []badInput{{"no boolean", field("renewable", "perhaps"), ""}})
+	brings("shared", []badInput{{"no boolean", field("shared", "perhaps"), ""}, {"null", field("shared", nil), "null"}})
+	brings("min_ttl", []badInput{{"negative", field("min_ttl", -1), "negative"}, {"sub-second", field("min_ttl", "500ms"), "whole"}})
 	brings("on_revoke", []badInput{{"another word", field("on_revoke", "forget"), "rotate or keep"}})
 
 	brings("access_token", []badInput{

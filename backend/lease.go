@@ -44,15 +44,34 @@ func leaseLimit(g *grant, mountLimit time.Duration) time.Duration {
 	return mountLimit
 }
 
+// handsOutAgain tells whether a read answers the grant's current token, which
+// others may hold already. Else it rotates.
+func handsOutAgain(g *grant, now time.Time, mountLimit time.Duration) bool {
+	switch {
+	case g == nil || !g.Settings.Shared:
+		return false
+	case g.Status != statusActive || g.Token == "":
+		return false
+	case g.Spent || g.inDoubt():
+		return false
+	}
+	least := g.Settings.MinTTL
+	if least == 0 {
+		least = g.Lifetime / 4
+	}
+	return g.ExpiresAt.Sub(now) >= least && leaseTTL(g, now, leaseLimit(g, mountLimit)) >= minLease
+}
+
 // leaseRef is what a lease remembers of its grant (its internal data).
 type leaseRef struct {
 	Grant      string
 	GrantID    string
 	Generation int
+	Shared     bool // others may hold the token: a lease stays what it was issued as
 }
 
 func (r leaseRef) internal() map[string]any {
-	return map[string]any{"grant": r.Grant, "grant_id": r.GrantID, "generation": r.Generation}
+	return map[string]any{"grant": r.Grant, "grant_id": r.GrantID, "generation": r.Generation, "shared": r.Shared}
 }
 
 // readLeaseRef reads a lease's internal data, where numbers come back as
@@ -62,19 +81,22 @@ func readLeaseRef(internal map[string]any) (r leaseRef, err error) {
 	r.Generation = int(generation)
 	r.Grant, _ = internal["grant"].(string)
 	r.GrantID, _ = internal["grant_id"].(string)
+	r.Shared, _ = internal["shared"].(bool)
 	if !ok || r.Grant == "" || r.GrantID == "" {
 		return r, errors.New("the lease does not say which grant it belongs to")
 	}
 	return r, nil
 }
 
-// mayRenew says why a lease cannot be renewed: its token is not the grant's
-// current one, or its time is over. (Vault itself finds out about the time only
+// mayRenew says why a lease cannot be renewed: its token is shared, or not the
+// grant's current one, or its time is over. (Vault itself finds out about the time only
 // after the renewal, when the rotation has been done.)
 func mayRenew(g *grant, r leaseRef, mount string, left time.Duration) error {
 	switch {
 	case g == nil || g.ID != r.GrantID:
 		return refuse("the grant %q of this lease was deleted", r.Grant)
+	case r.Shared:
+		return refuse("the token of this lease is shared, and renewing would take it from the others; read %stoken/%s again", mount, r.Grant)
 	case g.Generation != r.Generation:
 		return refuse("superseded: another reader or a rotation got a newer token of grant %q, and this lease's token is dead; read %stoken/%s again", r.Grant, mount, r.Grant)
 	case left < minLease:
@@ -96,6 +118,8 @@ func revocationRotates(g *grant, r leaseRef, now time.Time) bool {
 	case g.Generation != r.Generation: // superseded: dead already
 		return false
 	case g.Status != statusActive: // lost: the server no longer accepts it
+		return false
+	case r.Shared: // others hold it
 		return false
 	case g.Settings.OnRevoke == revokeKeeps:
 		return false

@@ -381,7 +381,7 @@ func TestTokenIsNowhereInTheInternalData(t *testing.T) {
 		}
 	}
 	ref, err := readLeaseRef(map[string]any{"grant": "a", "grant_id": "b", "generation": float64(3)})
-	if err != nil || ref != (leaseRef{"a", "b", 3}) {
+	if err != nil || ref != (leaseRef{"a", "b", 3, false}) {
 		t.Errorf("%v %v", ref, err)
 	}
 }

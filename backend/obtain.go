@@ -344,7 +344,7 @@ func (a *asking) prepare(ctx context.Context, d *framework.FieldData, from place
 		return a.store(ctx, a.grant)
 	}
 	marked := *a.old
-	marked.Intent = a.grant.Intent
+	marked.Intent, marked.Spent = a.grant.Intent, a.grant.Spent
 	return a.store(ctx, &marked)
 }
 

@@ -39,8 +39,9 @@ and is then sent to finish_uri, or you poll; see grants/NAME/continue.
 Import one that was obtained elsewhere: access_token and manage_url, and whatever
 else is known of it. From then on it must not be rotated by anybody else.
 
-Further writes change the lease settings (ttl, max_ttl, renewable, on_revoke) and
-resource_server, or replace the grant. A read never shows a token, a manage URL or a continuation.
+Further writes change the lease settings (ttl, max_ttl, renewable, on_revoke, and
+for new leases shared and min_ttl) and resource_server, or replace the grant. A
+read never shows a token, a manage URL or a continuation.
 Deleting cancels the grant at the authorization server and then forgets it.
 `
 )
@@ -123,6 +124,8 @@ func (b *Backend) pathGrant() *framework.Path {
 			"max_ttl":        {Type: framework.TypeDurationSecond, Description: "How long a lease lives at most, renewals included. 0: the mount's limit.", DisplayAttrs: &framework.DisplayAttributes{Name: "Max TTL"}},
 			"renewable":      {Type: framework.TypeBool, Default: true, Description: "Whether leases can be renewed. Set it to false for readers that cannot follow a renewal, such as Vault Agent's templates.", DisplayAttrs: &framework.DisplayAttributes{Name: "Renewable"}},
 			"on_revoke":      {Type: framework.TypeString, Default: revokeRotates, AllowedValues: []any{revokeRotates, revokeKeeps}, Description: "What revoking a lease does to its token: rotate (the value dies) or keep.", DisplayAttrs: &framework.DisplayAttributes{Name: "On revoke"}},
+			"shared":         {Type: framework.TypeBool, Description: "Whether reads hand the current token out again, to several readers, in leases that cannot be renewed and whose end leaves the token alone.", DisplayAttrs: &framework.DisplayAttributes{Name: "Shared"}},
+			"min_ttl":        {Type: framework.TypeDurationSecond, Description: "Shared: rotate when less than this is left of the token's life. 0: a quarter of it.", DisplayAttrs: &framework.DisplayAttributes{Name: "Min TTL"}},
 			"force":          {Type: framework.TypeBool, Query: true, Description: "Delete: forget the grant even if it cannot be cancelled at the server."},
 		},
 		ExistenceCheck: func(ctx context.Context, req *logical.Request, d *framework.FieldData) (bool, error) {
@@ -166,6 +169,8 @@ var grantFields = map[string]*framework.FieldSchema{
 	"max_ttl":             {Type: framework.TypeInt, Required: true, Description: "Seconds; 0: the mount's limit."},
 	"renewable":           {Type: framework.TypeBool, Required: true, Description: "Whether leases can be renewed."},
 	"on_revoke":           {Type: framework.TypeString, Required: true, Description: "rotate or keep."},
+	"shared":              {Type: framework.TypeBool, Required: true, Description: "Whether reads hand the current token out again."},
+	"min_ttl":             {Type: framework.TypeInt, Required: true, Description: "Seconds of the token's life below which a shared grant is rotated; 0: a quarter of it."},
 }
 
 // describe tells all of a grant but its secrets.
@@ -183,6 +188,8 @@ func describe(g *grant) map[string]any {
 		"max_ttl":     int64(g.Settings.MaxTTL / time.Second),
 		"renewable":   g.Settings.Renewable,
 		"on_revoke":   g.Settings.OnRevoke,
+		"shared":      g.Settings.Shared,
+		"min_ttl":     int64(g.Settings.MinTTL / time.Second),
 	}
 	if p := g.Pending; p != nil {
 		data["interact_url"] = p.InteractURL
@@ -346,6 +353,12 @@ func (s *settings) apply(d *framework.FieldData) error {
 	}
 	if given(d, "on_revoke") {
 		s.OnRevoke = value[string](d, "on_revoke")
+	}
+	if given(d, "shared") {
+		s.Shared = value[bool](d, "shared")
+	}
+	if given(d, "min_ttl") {
+		s.MinTTL = seconds(d, "min_ttl")
 	}
 	switch {
 	case s.OnRevoke != revokeRotates && s.OnRevoke != revokeKeeps:

@@ -21,7 +21,9 @@ const (
 	tokenDescription = `
 Reading rotates the grant's token at the authorization server and answers the
 new one. The token before it is dead at that moment: a grant has one live token,
-and the newest reader holds it. Two readers of one grant take it from each other.
+and the newest reader holds it. Two readers of one grant take it from each other,
+unless the grant is shared: then they get the same token for as long as min_ttl of
+its life is left, in leases that cannot be renewed and leave the token alone.
 
 The lease never outlives the token. Renewing it rotates again and answers the
 new token, in the renewal's answer. Revoking it makes the value worthless; the
@@ -92,19 +94,33 @@ func (b *Backend) readToken(ctx context.Context, req *logical.Request, d *framew
 }
 
 func (b *Backend) handOut(ctx context.Context, req *logical.Request, name string) (*logical.Response, error) {
-	g, err := b.rotate(ctx, req, name, causeRead, func(*grant) error { return nil })
+	mountLimit := b.System().MaxLeaseTTL()
+	var current *grant
+	g, err := b.rotate(ctx, req, name, causeRead, func(g *grant) error {
+		if !handsOutAgain(g, b.clock.Now(), mountLimit) {
+			return nil
+		}
+		current = g
+		return errNothingToDo
+	})
+	if errors.Is(err, errNothingToDo) {
+		g, err = current, nil
+	}
 	if err != nil {
 		return answerError(err)
 	}
-	ttl := leaseTTL(g, b.clock.Now(), leaseLimit(g, b.System().MaxLeaseTTL()))
+	ttl := leaseTTL(g, b.clock.Now(), leaseLimit(g, mountLimit))
 	if ttl < minLease {
 		return nil, logical.CodedError(http.StatusBadGateway, tooShort(g).Error())
 	}
-	ref := leaseRef{Grant: name, GrantID: g.ID, Generation: g.Generation}
+	ref := leaseRef{Grant: name, GrantID: g.ID, Generation: g.Generation, Shared: g.Settings.Shared}
 	resp := b.Secret(secretType).Response(tokenData(name, g), ref.internal())
 	resp.Secret.TTL, resp.Secret.MaxTTL = ttl, ttl
-	resp.Secret.Renewable = g.Settings.Renewable
+	resp.Secret.Renewable = g.Settings.Renewable && !ref.Shared
 	warnLifetime(resp, g)
+	if ref.Shared && g.Settings.MinTTL > g.Lifetime {
+		resp.AddWarning(fmt.Sprintf("every read rotates, and readers take the token from each other: min_ttl is %s, but a token lives for %s", g.Settings.MinTTL, g.Lifetime))
+	}
 	return resp, nil
 }
 

@@ -4,31 +4,52 @@ package backend
 
 import (
 	"testing"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// A read is two writes and one request: the intent, the rotation, the answer.
+// A read is two writes and one request: the intent, the rotation, the answer. One
+// that hands a shared token out again is none.
 func TestReadCostsTwoWritesAndOneRequest(t *testing.T) {
-	r := withGrant(t)
-	puts := r.storage.putsSoFar()
-	requests := func() (n int) {
-		for _, op := range []string{"grant", "continue", "cancel", "rotate", "revoke", "wallet"} {
-			n += r.sandbox.Count(op)
-		}
-		return n
-	}
-	before := requests()
-	first := r.read("income")
-	if n := r.storage.putsSoFar() - puts; n != 2 {
-		t.Errorf("%d writes, want 2", n)
-	}
-	if n := requests() - before; n != 1 {
-		t.Errorf("%d requests, want 1", n)
-	}
-	second := r.read("income")
-	if r.sandbox.Live(tokenOf(first)) || !r.sandbox.Live(tokenOf(second)) {
-		t.Error("the second read's token has to be the only live one")
+	for name, row := range map[string]struct {
+		settings map[string]any
+		pass     time.Duration
+		writes   int
+		requests int
+	}{
+		"default":               {map[string]any{}, 0, 2, 1},
+		"all but shared":        {map[string]any{"ttl": 60, "max_ttl": 120, "renewable": false, "on_revoke": "keep", "min_ttl": 1}, 0, 2, 1},
+		"shared":                {map[string]any{"shared": true}, 0, 0, 0},
+		"shared, all settings":  {map[string]any{"shared": true, "min_ttl": 30, "ttl": 60, "max_ttl": 120, "on_revoke": "keep"}, 0, 0, 0},
+		"shared, little left":   {map[string]any{"shared": true}, 500 * time.Second, 2, 1},
+		"shared, nothing left":  {map[string]any{"shared": true}, time.Hour, 2, 1},
+		"shared, a high limit":  {map[string]any{"shared": true, "min_ttl": 599}, 2 * time.Second, 2, 1},
+		"shared, a lower limit": {map[string]any{"shared": true, "min_ttl": 90}, 500 * time.Second, 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := withGrant(t)
+			r.ok(logical.UpdateOperation, "grants/income", row.settings)
+			r.clock.Advance(row.pass)
+			requests := func() (n int) {
+				for _, op := range []string{"grant", "continue", "cancel", "rotate", "revoke", "wallet"} {
+					n += r.sandbox.Count(op)
+				}
+				return n
+			}
+			puts, before := r.storage.putsSoFar(), requests()
+			first := r.read("income")
+			if n := r.storage.putsSoFar() - puts; n != row.writes {
+				t.Errorf("%d writes, want %d", n, row.writes)
+			}
+			if n := requests() - before; n != row.requests {
+				t.Errorf("%d requests, want %d", n, row.requests)
+			}
+			second := r.read("income")
+			if shared := row.settings["shared"] == true; r.sandbox.Live(tokenOf(first)) != shared || !r.sandbox.Live(tokenOf(second)) {
+				t.Error("the second read's token has to be live, and the only one that is")
+			}
+		})
 	}
 }
 
