@@ -55,7 +55,8 @@ type Backend struct {
 	configMu sync.RWMutex
 
 	inFlight inFlight
-	tending  atomic.Bool // the worker that looks after keys is at work
+	tending  worker // looks after keys
+	keeping  worker // keeps grants alive
 }
 
 // Factory returns the constructor that Vault calls for each mount. The version
@@ -195,6 +196,12 @@ func (f *inFlight) enter() bool {
 
 func (f *inFlight) leave() { f.work.Done() }
 
+func (f *inFlight) isClosing() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.closed
+}
+
 func (f *inFlight) close() {
 	f.mu.Lock()
 	if !f.closed {
@@ -203,6 +210,39 @@ func (f *inFlight) close() {
 	}
 	f.mu.Unlock()
 	f.work.Wait()
+}
+
+// worker is work in the background, of which one at a time is done.
+type worker struct{ busy atomic.Bool }
+
+// wake begins the work, unless it is going on or the engine is shutting down.
+func (b *Backend) wake(w *worker, what string, work func() error) {
+	if !w.busy.CompareAndSwap(false, true) {
+		return
+	}
+	if !b.inFlight.enter() {
+		w.busy.Store(false)
+		return
+	}
+	go func() {
+		defer b.inFlight.leave()
+		defer w.busy.Store(false)
+		if err := work(); err != nil {
+			b.Logger().Warn(what+" could not be looked after", "error", err)
+		}
+	}()
+}
+
+// tick wakes the workers. Vault calls it once a minute and holds a lock
+// meanwhile, so they work beside it.
+func (b *Backend) tick(ctx context.Context, req *logical.Request) error {
+	if !b.WriteSafeReplicationState() {
+		return nil
+	}
+	ctx = context.WithoutCancel(ctx) // the tick's ends with it
+	b.wake(&b.tending, "the client's keys", func() error { return b.tendKeys(ctx, req.Storage) })
+	b.wake(&b.keeping, "the grants to be kept alive", func() error { return b.keepAlive(ctx, req.Storage, req.MountPoint) })
+	return nil
 }
 
 // callerError is a mistake of the caller's: a 400 with a sentence that says

@@ -86,13 +86,14 @@ type intent struct {
 type cause string
 
 const (
-	causeRead    cause = "read"
-	causeRenew   cause = "renew"
-	causeRevoke  cause = "revoke"
-	causeRotate  cause = "rotate"
-	causeAsk     cause = "ask"
-	causeImport  cause = "import"
-	causeConsent cause = "consent"
+	causeRead      cause = "read"
+	causeRenew     cause = "renew"
+	causeRevoke    cause = "revoke"
+	causeRotate    cause = "rotate"
+	causeAsk       cause = "ask"
+	causeImport    cause = "import"
+	causeConsent   cause = "consent"
+	causeKeepalive cause = "keepalive"
 )
 
 type event struct {
@@ -106,12 +107,13 @@ type settings struct {
 	MaxTTL    time.Duration `json:"max_ttl,omitempty"` // 0: the mount's limit decides
 	Renewable bool          `json:"renewable"`
 	OnRevoke  string        `json:"on_revoke"`
-	Shared    bool          `json:"shared,omitempty"`  // reads hand the current token out again
-	MinTTL    time.Duration `json:"min_ttl,omitempty"` // while so much of its life is left; 0: a quarter
+	Shared    bool          `json:"shared,omitempty"`    // reads hand the current token out again
+	MinTTL    time.Duration `json:"min_ttl,omitempty"`   // while so much of its life is left; 0: a quarter
+	Keepalive time.Duration `json:"keepalive,omitempty"` // rotated if nobody has done it for so long; 0: never
 }
 
 func defaultSettings() settings {
-	return settings{Renewable: true, OnRevoke: revokeRotates}
+	return settings{Renewable: true, OnRevoke: revokeRotates, Keepalive: defaultKeepalive}
 }
 
 func newGrant(client string, now time.Time) *grant {

@@ -13,6 +13,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -126,8 +127,10 @@ func (r *rig) imported(name string, more map[string]any) {
 	for k, v := range more {
 		fields[k] = v
 	}
-	if err := r.storage.InmemStorage.Delete(r.ctx, grantsPrefix+"elsewhere"); err != nil {
-		r.Fatal(err)
+	for _, key := range []string{grantsPrefix + "elsewhere", slotKey(lookNext(g, r.clock.Now()), "elsewhere")} {
+		if err := r.storage.InmemStorage.Delete(r.ctx, key); err != nil {
+			r.Fatal(err)
+		}
 	}
 	r.ok(logical.UpdateOperation, "grants/"+name, fields)
 }
@@ -264,6 +267,26 @@ func (r *rig) put(name string, g *grant) {
 	}
 }
 
+// wake is a tick as Vault sends it: its context ends with it.
+func (r *rig) wake() {
+	r.Helper()
+	ctx, end := context.WithCancel(r.ctx)
+	defer end()
+	_, err := r.b.HandleRequest(ctx, &logical.Request{Operation: logical.RollbackOperation, Storage: r.storage, MountPoint: "op/"})
+	if err != nil {
+		r.Fatal(err)
+	}
+}
+
+// tick is one whose work is done.
+func (r *rig) tick() {
+	r.Helper()
+	r.wake()
+	for r.b.tending.busy.Load() || r.b.keeping.busy.Load() {
+		runtime.Gosched()
+	}
+}
+
 func tokenOf(resp *logical.Response) string { return resp.Data["access_token"].(string) }
 
 // wrapped lets a test put itself before the sandbox.
@@ -319,16 +342,19 @@ func pemOf(t testing.TB, key any) string {
 type testStorage struct {
 	*logical.InmemStorage
 	mu       sync.Mutex
+	ops      int // of all kinds
 	puts     int
 	onPut    func(n int, key string) error // n counts from 1
 	onRead   func(key string) error
 	onDelete func(key string) error
+	onList   func(prefix string) error
 }
 
 var errDisk = errors.New("the disk is full")
 
 func (s *testStorage) Put(ctx context.Context, e *logical.StorageEntry) error {
 	s.mu.Lock()
+	s.ops++
 	s.puts++
 	n, hook := s.puts, s.onPut
 	s.mu.Unlock()
@@ -342,6 +368,7 @@ func (s *testStorage) Put(ctx context.Context, e *logical.StorageEntry) error {
 
 func (s *testStorage) Get(ctx context.Context, key string) (*logical.StorageEntry, error) {
 	s.mu.Lock()
+	s.ops++
 	hook := s.onRead
 	s.mu.Unlock()
 	if hook != nil {
@@ -354,6 +381,7 @@ func (s *testStorage) Get(ctx context.Context, key string) (*logical.StorageEntr
 
 func (s *testStorage) Delete(ctx context.Context, key string) error {
 	s.mu.Lock()
+	s.ops++
 	hook := s.onDelete
 	s.mu.Unlock()
 	if hook != nil {
@@ -362,6 +390,19 @@ func (s *testStorage) Delete(ctx context.Context, key string) error {
 		}
 	}
 	return s.InmemStorage.Delete(ctx, key)
+}
+
+func (s *testStorage) List(ctx context.Context, prefix string) ([]string, error) {
+	s.mu.Lock()
+	s.ops++
+	hook := s.onList
+	s.mu.Unlock()
+	if hook != nil {
+		if err := hook(prefix); err != nil {
+			return nil, err
+		}
+	}
+	return s.InmemStorage.List(ctx, prefix)
 }
 
 // failPuts makes the n-th and following puts fail, counted from now.
@@ -380,13 +421,19 @@ func (s *testStorage) failPuts(from int, err error) {
 func (s *testStorage) heal() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.onPut, s.onRead, s.onDelete, s.puts = nil, nil, nil, 0
+	s.onPut, s.onRead, s.onDelete, s.onList, s.puts = nil, nil, nil, nil, 0
 }
 
 func (s *testStorage) putsSoFar() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.puts
+}
+
+func (s *testStorage) opsSoFar() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ops
 }
 
 type lockedBuffer struct {

@@ -238,6 +238,14 @@ func TestBadGrants(t *testing.T) {
 	brings("renewable", []badInput{{"no boolean", field("renewable", "perhaps"), ""}})
 	brings("shared", []badInput{{"no boolean", field("shared", "perhaps"), ""}, {"null", field("shared", nil), "null"}})
 	brings("min_ttl", []badInput{{"negative", field("min_ttl", -1), "negative"}, {"sub-second", field("min_ttl", "500ms"), "whole"}})
+	keepalive := []badInput{
+		{"less than a minute", field("keepalive", 59), "at least a minute"},
+		{"negative", field("keepalive", "-1h"), "negative"},
+		{"more than ten years", field("keepalive", "100000h"), "ten years"},
+		{"list", field("keepalive", []any{60}), "list"},
+	}
+	asks("keepalive", keepalive)
+	brings("keepalive", keepalive)
 	brings("on_revoke", []badInput{{"another word", field("on_revoke", "forget"), "rotate or keep"}})
 
 	brings("access_token", []badInput{

@@ -176,29 +176,13 @@ func (b *Backend) tend(ctx context.Context, s logical.Storage, c *config, force 
 	return b.activate(ctx, s, c, k)
 }
 
-// tick wakes the worker that looks after keys. Vault calls it once a minute and
-// holds a lock meanwhile, so the work is done beside it.
-func (b *Backend) tick(ctx context.Context, req *logical.Request) error {
-	if !b.WriteSafeReplicationState() || !b.tending.CompareAndSwap(false, true) {
-		return nil
+// tendKeys looks after the client's keys in the background.
+func (b *Backend) tendKeys(ctx context.Context, s logical.Storage) error {
+	b.configMu.Lock()
+	defer b.configMu.Unlock()
+	c, err := loadConfig(ctx, s)
+	if err != nil || c == nil {
+		return err
 	}
-	if !b.inFlight.enter() {
-		b.tending.Store(false)
-		return nil
-	}
-	ctx = context.WithoutCancel(ctx) // the tick's ends with it
-	go func() {
-		defer b.inFlight.leave()
-		defer b.tending.Store(false)
-		b.configMu.Lock()
-		defer b.configMu.Unlock()
-		c, err := loadConfig(ctx, req.Storage)
-		if err == nil && c != nil {
-			err = b.tend(ctx, req.Storage, c, false)
-		}
-		if err != nil {
-			b.Logger().Warn("the client's keys could not be looked after", "error", err)
-		}
-	}()
-	return nil
+	return b.tend(ctx, s, c, false)
 }

@@ -6,7 +6,6 @@ import (
 	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/json"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -193,31 +192,23 @@ func TestPendingKeyWhileTheKeySetIsUnreachable(t *testing.T) {
 // In the background, once a minute.
 func TestTickUsesAPublishedKey(t *testing.T) {
 	r := withGrant(t)
-	tick := func() {
-		if _, err := r.b.HandleRequest(r.ctx, &logical.Request{Operation: logical.RollbackOperation, Storage: r.storage}); err != nil {
-			t.Fatal(err)
-		}
-		for r.b.tending.Load() {
-			runtime.Gosched()
-		}
-	}
 	resp := r.ok(logical.UpdateOperation, "keys/rotate", nil)
-	tick()
+	r.tick()
 	if c, _ := loadConfig(r.ctx, r.storage); c.KeyID != testKeyID {
 		t.Error("used before it is published")
 	}
 	r.publishJWK(resp.Data["public_key"])
-	tick()
+	r.tick()
 	if c, _ := loadConfig(r.ctx, r.storage); c.KeyID != resp.Data["key_id"] {
 		t.Error("not used although it is published")
 	}
 	r.clock.Advance(defaultRetireAfter)
-	tick()
+	r.tick()
 	if names, _ := r.storage.List(r.ctx, keysPrefix); len(names) != 0 {
 		t.Error("the retired key is not destroyed")
 	}
 	r.b.Cleanup(r.ctx)
-	if err := r.b.tick(r.ctx, &logical.Request{Storage: r.storage}); err != nil || r.b.tending.Load() {
+	if err := r.b.tick(r.ctx, &logical.Request{Storage: r.storage}); err != nil || r.b.tending.busy.Load() {
 		t.Error("a tick after Clean has begun something")
 	}
 }

@@ -214,6 +214,9 @@ func (b *Backend) importGrant(ctx context.Context, req *logical.Request, d *fram
 	g.AuthOrigin, g.Interactive, g.Continue, g.Pending = home, interactive, continuation{}, nil
 	token.SentAt = b.clock.Now()
 	g.accept(token, string(causeImport))
+	if _, err := w.schedule(ctx, w.old, g); err != nil {
+		return nil, err
+	}
 	if err := w.store(ctx, g); err != nil {
 		return nil, err
 	}
@@ -303,6 +306,7 @@ type asking struct {
 	attempt
 	old    *grant
 	finish *finish // nil: the server is polled for the owner's decision
+	slot   string  // of the index, put for this grant; empty: it has one
 }
 
 func (b *Backend) beginAsking(ctx context.Context, req *logical.Request, d *framework.FieldData, name string, from place) (*asking, error) {
@@ -340,6 +344,10 @@ func (a *asking) prepare(ctx context.Context, d *framework.FieldData, from place
 	a.grant.AuthOrigin = originOf(from.authServer)
 	a.grant.Status, a.grant.Manage, a.grant.Token, a.grant.Continue = statusActive, "", "", continuation{}
 	a.grant.begin(causeAsk, a.b.clock.Now())
+	var err error
+	if a.slot, err = a.schedule(ctx, a.old, a.grant); err != nil {
+		return err
+	}
 	if a.old == nil {
 		return a.store(ctx, a.grant)
 	}
@@ -394,7 +402,9 @@ func (a *asking) undo(ctx context.Context) {
 	err := a.stillOurs(ctx)
 	switch {
 	case err == nil && a.old == nil:
-		err = a.forget(ctx)
+		if err = a.forget(ctx); err == nil && a.slot != "" {
+			err = a.storage.Delete(ctx, a.slot)
+		}
 	case err == nil:
 		err = a.store(ctx, a.old)
 	}

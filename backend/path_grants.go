@@ -40,8 +40,8 @@ Import one that was obtained elsewhere: access_token and manage_url, and whateve
 else is known of it. From then on it must not be rotated by anybody else.
 
 Further writes change the lease settings (ttl, max_ttl, renewable, on_revoke, and
-for new leases shared and min_ttl) and resource_server, or replace the grant. A
-read never shows a token, a manage URL or a continuation.
+for new leases shared and min_ttl), keepalive and resource_server, or replace the
+grant. A read never shows a token, a manage URL or a continuation.
 Deleting cancels the grant at the authorization server and then forgets it.
 `
 )
@@ -126,6 +126,7 @@ func (b *Backend) pathGrant() *framework.Path {
 			"on_revoke":      {Type: framework.TypeString, Default: revokeRotates, AllowedValues: []any{revokeRotates, revokeKeeps}, Description: "What revoking a lease does to its token: rotate (the value dies) or keep.", DisplayAttrs: &framework.DisplayAttributes{Name: "On revoke"}},
 			"shared":         {Type: framework.TypeBool, Description: "Whether reads hand the current token out again, to several readers, in leases that cannot be renewed and whose end leaves the token alone.", DisplayAttrs: &framework.DisplayAttributes{Name: "Shared"}},
 			"min_ttl":        {Type: framework.TypeDurationSecond, Description: "Shared: rotate when less than this is left of the token's life. 0: a quarter of it.", DisplayAttrs: &framework.DisplayAttributes{Name: "Min TTL"}},
+			"keepalive":      {Type: framework.TypeDurationSecond, Default: int(defaultKeepalive / time.Second), Description: "How long the grant may go without a rotation before it is rotated in the background, so that the server does not forget it. 0: never.", DisplayAttrs: &framework.DisplayAttributes{Name: "Keepalive"}},
 			"force":          {Type: framework.TypeBool, Query: true, Description: "Delete: forget the grant even if it cannot be cancelled at the server."},
 		},
 		ExistenceCheck: func(ctx context.Context, req *logical.Request, d *framework.FieldData) (bool, error) {
@@ -159,7 +160,7 @@ var grantFields = map[string]*framework.FieldSchema{
 	"expires_at":          {Type: framework.TypeString, Description: "When the current token expires (RFC 3339)."},
 	"created_at":          {Type: framework.TypeString, Required: true, Description: "When the grant was first written (RFC 3339)."},
 	"last_rotation_at":    {Type: framework.TypeString, Description: "When the current token was asked for (RFC 3339)."},
-	"last_rotation_cause": {Type: framework.TypeString, Description: "Why: read, renew, revoke, rotate, ask or import."},
+	"last_rotation_cause": {Type: framework.TypeString, Description: "Why: read, renew, revoke, rotate, ask, import, consent or keepalive."},
 	"last_failure_at":     {Type: framework.TypeString, Description: "When a new token could last not be had (RFC 3339)."},
 	"last_failure_cause":  {Type: framework.TypeString, Description: "Why not."},
 	"lost_at":             {Type: framework.TypeString, Description: "When the grant was found lost (RFC 3339)."},
@@ -171,6 +172,7 @@ var grantFields = map[string]*framework.FieldSchema{
 	"on_revoke":           {Type: framework.TypeString, Required: true, Description: "rotate or keep."},
 	"shared":              {Type: framework.TypeBool, Required: true, Description: "Whether reads hand the current token out again."},
 	"min_ttl":             {Type: framework.TypeInt, Required: true, Description: "Seconds of the token's life below which a shared grant is rotated; 0: a quarter of it."},
+	"keepalive":           {Type: framework.TypeInt, Required: true, Description: "Seconds without a rotation after which the grant is rotated in the background; 0: never."},
 }
 
 // describe tells all of a grant but its secrets.
@@ -190,6 +192,7 @@ func describe(g *grant) map[string]any {
 		"on_revoke":   g.Settings.OnRevoke,
 		"shared":      g.Settings.Shared,
 		"min_ttl":     int64(g.Settings.MinTTL / time.Second),
+		"keepalive":   int64(g.Settings.Keepalive / time.Second),
 	}
 	if p := g.Pending; p != nil {
 		data["interact_url"] = p.InteractURL
@@ -326,6 +329,7 @@ func (b *Backend) changeSettings(ctx context.Context, req *logical.Request, d *f
 	if g == nil {
 		return nil, refuse("no grant named %q: give access and wallet_address (or auth_server) to ask for one, or access_token and manage_url to import one", name)
 	}
+	old := *g
 	if err := g.Settings.apply(d); err != nil {
 		return nil, err
 	}
@@ -336,6 +340,9 @@ func (b *Backend) changeSettings(ctx context.Context, req *logical.Request, d *f
 				return nil, err
 			}
 		}
+	}
+	if _, err := h.schedule(ctx, &old, g); err != nil {
+		return nil, err
 	}
 	return g, h.store(ctx, g)
 }
@@ -360,11 +367,16 @@ func (s *settings) apply(d *framework.FieldData) error {
 	if given(d, "min_ttl") {
 		s.MinTTL = seconds(d, "min_ttl")
 	}
+	if given(d, "keepalive") {
+		s.Keepalive = seconds(d, "keepalive")
+	}
 	switch {
 	case s.OnRevoke != revokeRotates && s.OnRevoke != revokeKeeps:
 		return refuse("on_revoke: must be %s or %s", revokeRotates, revokeKeeps)
 	case s.TTL > 0 && s.MaxTTL > 0 && s.TTL > s.MaxTTL:
 		return refuse("ttl: must not be longer than max_ttl")
+	case s.Keepalive > 0 && s.Keepalive < minKeepalive:
+		return refuse("keepalive: must be 0, for never, or at least a minute")
 	}
 	return nil
 }

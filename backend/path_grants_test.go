@@ -209,14 +209,14 @@ func TestImportFromAServerThatIsNotAllowed(t *testing.T) {
 
 func TestSettings(t *testing.T) {
 	r := withGrant(t)
-	r.ok(logical.UpdateOperation, "grants/income", map[string]any{"ttl": "60s", "max_ttl": "1h", "renewable": false, "on_revoke": "keep", "shared": true, "min_ttl": "90s"})
+	r.ok(logical.UpdateOperation, "grants/income", map[string]any{"ttl": "60s", "max_ttl": "1h", "renewable": false, "on_revoke": "keep", "shared": true, "min_ttl": "90s", "keepalive": "60s"})
 	resp := r.ok(logical.PatchOperation, "grants/income", map[string]any{"ttl": nil, "renewable": nil})
-	for name, want := range map[string]any{"ttl": int64(0), "max_ttl": int64(3600), "renewable": true, "on_revoke": "keep", "shared": true, "min_ttl": int64(90)} {
+	for name, want := range map[string]any{"ttl": int64(0), "max_ttl": int64(3600), "renewable": true, "on_revoke": "keep", "shared": true, "min_ttl": int64(90), "keepalive": int64(60)} {
 		if resp.Data[name] != want {
 			t.Errorf("%s: %v, want %v", name, resp.Data[name], want)
 		}
 	}
-	r.ok(logical.PatchOperation, "grants/income", map[string]any{"on_revoke": nil, "max_ttl": nil, "shared": nil, "min_ttl": nil})
+	r.ok(logical.PatchOperation, "grants/income", map[string]any{"on_revoke": nil, "max_ttl": nil, "shared": nil, "min_ttl": nil, "keepalive": nil})
 	if g := r.stored("income"); g.Settings != defaultSettings() {
 		t.Errorf("%v", g.Settings)
 	}

@@ -19,9 +19,11 @@ func TestReadCostsTwoWritesAndOneRequest(t *testing.T) {
 		requests int
 	}{
 		"default":               {map[string]any{}, 0, 2, 1},
-		"all but shared":        {map[string]any{"ttl": 60, "max_ttl": 120, "renewable": false, "on_revoke": "keep", "min_ttl": 1}, 0, 2, 1},
+		"all but shared":        {map[string]any{"ttl": 60, "max_ttl": 120, "renewable": false, "on_revoke": "keep", "min_ttl": 1, "keepalive": 60}, 0, 2, 1},
+		"not kept alive":        {map[string]any{"keepalive": 0}, 0, 2, 1},
+		"overdue":               {map[string]any{}, 2 * idleTime, 2, 1},
 		"shared":                {map[string]any{"shared": true}, 0, 0, 0},
-		"shared, all settings":  {map[string]any{"shared": true, "min_ttl": 30, "ttl": 60, "max_ttl": 120, "on_revoke": "keep"}, 0, 0, 0},
+		"shared, all settings":  {map[string]any{"shared": true, "min_ttl": 30, "ttl": 60, "max_ttl": 120, "on_revoke": "keep", "keepalive": "1h"}, 0, 0, 0},
 		"shared, little left":   {map[string]any{"shared": true}, 500 * time.Second, 2, 1},
 		"shared, nothing left":  {map[string]any{"shared": true}, time.Hour, 2, 1},
 		"shared, a high limit":  {map[string]any{"shared": true, "min_ttl": 599}, 2 * time.Second, 2, 1},

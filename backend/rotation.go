@@ -64,8 +64,12 @@ func (b *Backend) rotate(ctx context.Context, req *logical.Request, name string,
 	if err != nil {
 		return nil, err
 	}
-	defer h.release()
+	defer h.release() // 7. unlock
+	return h.rotate(ctx, req.MountPoint, why, permit)
+}
 
+// rotate is what the one who holds the grant does of it.
+func (h *hold) rotate(ctx context.Context, mount string, why cause, permit func(*grant) error) (*grant, error) {
 	g, err := h.load(ctx) // 2. load
 	if err != nil {
 		return nil, err
@@ -74,33 +78,33 @@ func (b *Backend) rotate(ctx context.Context, req *logical.Request, name string,
 		return nil, err
 	}
 	if g == nil {
-		return nil, unknownGrant(name, req.MountPoint)
+		return nil, unknownGrant(h.name, mount)
 	}
-	c, err := client(ctx, req.Storage, req.MountPoint)
+	c, err := client(ctx, h.storage, mount)
 	if err != nil {
 		return nil, err
 	}
-	if g.Status == statusPending && g.Pending.expired(b.clock.Now()) {
-		a, err := h.consent(ctx, g, c, req.MountPoint, "")
+	if g.Status == statusPending && g.Pending.expired(h.b.clock.Now()) {
+		a, err := h.consent(ctx, g, c, mount, "")
 		if err != nil {
 			return nil, err
 		}
 		return nil, a.end(context.WithoutCancel(ctx), tooLate)
 	}
-	if err := mayRotate(g, c, why, name, req.MountPoint); err != nil {
+	if err := mayRotate(g, c, why, h.name, mount); err != nil {
 		return nil, err
 	}
-	if b.clock.Now().Before(h.failure.until) {
+	if h.b.clock.Now().Before(h.failure.until) {
 		return nil, h.failure.err
 	}
 
-	g.begin(why, b.clock.Now())
+	g.begin(why, h.b.clock.Now())
 	if err := h.store(ctx, g); err != nil { // 3. write the intent
 		return nil, err
 	}
 	ctx = context.WithoutCancel(ctx) // 4. detach
-	a := &attempt{hold: h, grant: g, port: b.port(c, g.TypedHosts...), why: why, mount: req.MountPoint}
-	return a.run(ctx) // 5. call, 6. store; 7. unlock and answer
+	a := &attempt{hold: h, grant: g, port: h.b.port(c, g.TypedHosts...), why: why, mount: mount}
+	return a.run(ctx) // 5. call, 6. store
 }
 
 // mayRotate says why a grant cannot be rotated as things are. Nothing has been
