@@ -150,10 +150,10 @@ func TestPatchOverHTTP(t *testing.T) {
 			map[string]any{"ttl": 120, "max_ttl": 300, "renewable": false, "on_revoke": "keep"}},
 		{"grants/shop-income", `{"renewable":null,"ttl":null}`, 200,
 			map[string]any{"ttl": 0, "max_ttl": 300, "renewable": true, "on_revoke": "keep"}},
-		{"grants/shop-income", `{"max_ttl":null,"on_revoke":null,"shared":true,"min_ttl":"90s"}`, 200,
-			map[string]any{"max_ttl": 0, "on_revoke": "rotate", "generation": 1, "shared": true, "min_ttl": 90}},
-		{"grants/shop-income", `{"shared":null,"min_ttl":null}`, 200,
-			map[string]any{"shared": false, "min_ttl": 0, "generation": 1}},
+		{"grants/shop-income", `{"max_ttl":null,"on_revoke":null,"shared":true,"min_ttl":"90s","keepalive":"0"}`, 200,
+			map[string]any{"max_ttl": 0, "on_revoke": "rotate", "generation": 1, "shared": true, "min_ttl": 90, "keepalive": 0}},
+		{"grants/shop-income", `{"shared":null,"min_ttl":null,"keepalive":null}`, 200,
+			map[string]any{"shared": false, "min_ttl": 0, "keepalive": 604800, "generation": 1}},
 	} {
 		e.gets(row.status, "PATCH", row.path, row.body)
 		e.expect(e.gets(200, "GET", row.path, "").data, row.want)

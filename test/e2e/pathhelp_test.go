@@ -18,7 +18,7 @@ func TestPathHelp(t *testing.T) {
 	}{
 		{"op/config", "allowed_auth_servers ca_cert default_grant key_id private_key request_timeout verify wallet_address", "One mount is one client"},
 		{"op/grants", "after limit", "stored grants"},
-		{"op/grants/x", "access access_token auth_server continue_token continue_url expires_in finish_uri force interactive manage_url max_ttl min_ttl name on_revoke renewable resource_server shared ttl wallet_address", "Import one that was obtained elsewhere"},
+		{"op/grants/x", "access access_token auth_server continue_token continue_url expires_in finish_uri force interactive keepalive manage_url max_ttl min_ttl name on_revoke renewable resource_server shared ttl wallet_address", "Import one that was obtained elsewhere"},
 		{"op/grants/x/continue", "hash interact_ref name redirect", "owner has"},
 		{"op/keys", "", "active key signs"},
 		{"op/keys/rotate", "force key_id retire_after", "pending key"},
