@@ -222,6 +222,9 @@ func (i *issue) confirm(ctx, caller context.Context) error {
 func (i *issue) abandon(ctx context.Context) {
 	if err := i.port.cancelGrant(ctx, i.grant, i.mount); err != nil {
 		i.b.Logger().Warn("a grant that became no lease could not be cancelled", i.leased().about(err)...)
+		if err := i.replaceWAL(ctx); err != nil { // it may be deleted already
+			i.b.Logger().Warn("a grant that became no lease could not be put into the WAL", i.leased().about(err)...)
+		}
 		return
 	}
 	i.forgetWAL(ctx)

@@ -324,7 +324,7 @@ func TestCredsOfNoUse(t *testing.T) {
 		"too short, and cannot be cancelled": {func(r *rig) {
 			r.member("grant", token("expires_in"), 1)
 			r.sandbox.Misbehave(sandbox.Misbehaviour{Status: 500, On: []string{"cancel"}})
-		}, 502, "too short", 1, false},
+		}, 502, "too short", 1, true},
 		"no end": {func(r *rig) {
 			r.answers("grant", func(string) string { return `{"access_token":{"value":"t","expires_in":600}}` })
 		}, 502, "never be cancelled", 1, false},
@@ -538,6 +538,23 @@ func TestCallerOfCredsHangsUp(t *testing.T) {
 		if _, err := r.do(ctx, logical.ReadOperation, "creds/till", nil); !errors.Is(err, context.Canceled) || r.sandbox.LiveTokens() != 0 {
 			t.Errorf("%v", err)
 		}
+	})
+	t.Run("while the WAL's entry is deleted, and the server cannot be reached", func(t *testing.T) {
+		r := withRole(t)
+		before := r.keys()
+		ctx, hangUp := context.WithCancel(r.ctx)
+		r.storage.onDelete = func(string) error { hangUp(); return nil }
+		r.sandbox.Misbehave(sandbox.Misbehaviour{Reset: true, On: []string{"cancel"}})
+		if _, err := r.do(ctx, logical.ReadOperation, "creds/till", nil); !errors.Is(err, context.Canceled) {
+			t.Errorf("%v", err)
+		}
+		r.storage.heal()
+		r.sandbox.Misbehave(sandbox.Misbehaviour{})
+		r.rollback(rollbackAge + time.Second)
+		if r.sandbox.LiveTokens() != 0 {
+			t.Error("a grant lives that no lease will end")
+		}
+		r.nothingMore(before)
 	})
 }
 
