@@ -190,13 +190,13 @@ func above(text string) string {
 }
 
 // isBelow tells whether u is a URL, or lies below it; letters' case does not
-// count, for it does not at some servers.
+// count, for it does not at some servers, and escapes mean what they stand for.
 func isBelow(u, base *url.URL) bool {
 	if origin(u) != origin(base) {
 		return false
 	}
-	dir := strings.ToLower(strings.TrimRight(base.EscapedPath(), "/")) + "/"
-	return strings.HasPrefix(strings.ToLower(u.EscapedPath())+"/", dir)
+	dir := strings.ToLower(strings.TrimRight(base.Path, "/")) + "/"
+	return strings.HasPrefix(strings.ToLower(u.Path)+"/", dir)
 }
 
 // idRegexp is what the id of a payment or quote may be, in a URL: the characters

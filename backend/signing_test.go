@@ -150,6 +150,12 @@ func TestAllow(t *testing.T) {
 			change: func(g *grant) { g.ResourceServer = "https://wallet.example/auth" }},
 		{name: "it contains it, in another case", method: "GET", url: "https://wallet.example/Auth/op/quotes/1", refusal: "authorization server",
 			change: func(g *grant) { g.ResourceServer = "https://wallet.example/Auth/op" }},
+		{name: "it contains it, escaped", method: "GET", url: "https://wallet.example/%61uth/op/quotes/1", refusal: "authorization server",
+			change: func(g *grant) { g.ResourceServer = "https://wallet.example/%61uth/op" }},
+		{name: "it contains it, escaped itself", method: "GET", url: "https://wallet.example/auth/op/quotes/1", refusal: "authorization server",
+			change: func(g *grant) {
+				g.ResourceServer, g.AuthServer = "https://wallet.example/auth/op", "https://wallet.example/%61uth"
+			}},
 		{name: "it contains it, the port said", method: "GET", url: "https://wallet.example:443/auth/op/quotes/1", refusal: "authorization server",
 			change: func(g *grant) { g.ResourceServer = "https://wallet.example:443/auth/op" }},
 		{name: "it is the whole origin", method: "GET", url: rs + "/quotes/1", refusal: "authorization server",
