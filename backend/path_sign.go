@@ -153,6 +153,9 @@ func (b *Backend) signing(ctx context.Context, req *logical.Request, name string
 	if err := maySign(g, c.config, name, req.MountPoint); err != nil {
 		return s, err
 	}
+	if g.Token != "" && !isTokenValue(g.Token) {
+		return s, logical.CodedError(http.StatusBadGateway, "the authorization server "+g.AuthOrigin+" gave a token that no header can hold")
+	}
 	s.signer, s.token = c.signer, g.Token
 	s.scope, err = g.scope()
 	return s, err

@@ -166,6 +166,19 @@ func TestSignRefuses(t *testing.T) {
 	}
 }
 
+// A server may answer any text as a token.
+func TestSignTokenThatNoHeaderCanHold(t *testing.T) {
+	for _, text := range []string{"t\r\nHost: x", "t\n", "t t", "t\x00", "tü"} {
+		r := withGrant(t)
+		fields := r.receive("income").fields("GET", "/incoming-payments/1", "")
+		g := r.stored("income")
+		g.Token = text
+		r.put("income", g)
+		fields["access_token"] = text
+		r.fails(502, logical.UpdateOperation, "sign/income", fields, "no header can hold")
+	}
+}
+
 func TestSignWithoutClient(t *testing.T) {
 	r := newRig(t)
 	r.fails(400, logical.UpdateOperation, "sign/income", map[string]any{"method": "GET"}, "no client is configured")
