@@ -49,7 +49,7 @@ type grant struct {
 	LifeKnown  bool          `json:"life_known"` // the server said how long the token lives
 	Lifetime   time.Duration `json:"lifetime"`
 	Generation int           `json:"generation"`
-	Spent      bool          `json:"spent,omitempty"` // the token is not handed out again: it may be dead, or somebody has it who does not share it
+	Spent      bool          `json:"spent"` // the token is not handed out again: it may be dead, or somebody has it who does not share it
 
 	Pending  *pending  `json:"pending,omitempty"` // the owner is being asked
 	Intent   *intent   `json:"intent,omitempty"`
@@ -300,7 +300,7 @@ func loadGrant(ctx context.Context, s logical.Storage, name string) (*grant, err
 	if entry == nil {
 		return nil, nil
 	}
-	var g grant
+	g := grant{Spent: true} // an earlier version did not say
 	if err := entry.DecodeJSON(&g); err != nil {
 		return nil, fmt.Errorf("decode the stored grant %q: it is damaged", name)
 	}

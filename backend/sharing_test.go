@@ -105,6 +105,30 @@ func TestTokenThatIsNotHandedOutAgain(t *testing.T) {
 	}
 }
 
+// An entry of an earlier version does not say whether somebody has the token who
+// does not share it.
+func TestStoredWithoutSpent(t *testing.T) {
+	r := withGrant(t)
+	lease := r.read("income")
+	g := r.stored("income")
+	entry, err := r.storage.Get(r.ctx, grantsPrefix+"income")
+	if err != nil {
+		t.Fatal(err)
+	}
+	entry.Value = []byte(strings.Replace(string(entry.Value), `,"spent":true`, "", 1))
+	if err := r.storage.Put(r.ctx, entry); err != nil || strings.Contains(string(entry.Value), "spent") {
+		t.Fatalf("%v", err)
+	}
+	r.ok(logical.PatchOperation, "grants/income", map[string]any{"shared": true})
+	if tokenOf(r.read("income")) == tokenOf(lease) {
+		t.Error("a token is shared that its holder takes away with a renewal")
+	}
+	again := r.stored("income").Generation
+	if r.read("income"); again != g.Generation+1 || r.stored("income").Generation != again {
+		t.Errorf("generation %d", r.stored("income").Generation)
+	}
+}
+
 func TestSharedReadersRotateOnce(t *testing.T) {
 	const readers = 32
 	r := configured(t)
