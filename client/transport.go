@@ -159,10 +159,9 @@ func (c *Client) sign(req *http.Request, body string, l *lease) (*http.Request, 
 	text, _ := secret.Data["body"].(string)
 	signed.Body, signed.GetBody, signed.ContentLength = http.NoBody, nil, int64(len(text))
 	if text != "" {
-		// With GetBody http.Transport sends a POST again if, and only if, it found the
-		// connection closed before it had written anything.
-		signed.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(text)), nil }
-		signed.Body, _ = signed.GetBody()
+		// Without GetBody, by which http.Transport would send it again: over HTTP/2 even
+		// after answers that do not prove that nothing was done.
+		signed.Body = io.NopCloser(strings.NewReader(text))
 	}
 	return signed, nil
 }

@@ -423,8 +423,11 @@ func TestBodiesThatAreNotSigned(t *testing.T) {
 func TestTransportError(t *testing.T) {
 	inWorld(t, func(w *world) {
 		sent, broken := 0, errors.New("broken")
-		w.client = w.newClient(roundTrips(func(*http.Request) (*http.Response, error) {
+		w.client = w.newClient(roundTrips(func(req *http.Request) (*http.Response, error) {
 			sent++
+			if req.GetBody != nil {
+				w.Error("the transport can send it again by itself")
+			}
 			return nil, broken
 		}))
 		for _, method := range []string{"GET", "POST"} {
