@@ -176,6 +176,7 @@ type world struct {
 	dead       bool // the token is dead at the resource server, and Vault does not know
 	shut       bool // the resource server answers 403 whatever the token
 	fixed      bool // leases are not renewable
+	shared     bool // reads do not rotate, and leases are not renewable
 	counts     map[string]int
 	fault      map[string]error         // by operation
 	hang       map[string]chan struct{} // by operation: until it is closed, after the work
@@ -240,7 +241,9 @@ func (w *world) do(operation string, req *logical.Request) (*logical.Response, e
 	}
 	switch operation {
 	case "read":
-		w.rotate()
+		if !w.shared || w.generation == 0 {
+			w.rotate()
+		}
 		return w.handOut(), nil
 	case "renew":
 		if req.Secret.InternalData["generation"] != w.generation {
@@ -269,7 +272,7 @@ func (w *world) handOut() *logical.Response {
 			"resource_server": resourceServer, "wallet_address": "https://wallet.example/shop",
 		},
 		Secret: &logical.Secret{
-			LeaseOptions: logical.LeaseOptions{TTL: leaseTime, Renewable: !w.fixed},
+			LeaseOptions: logical.LeaseOptions{TTL: leaseTime, Renewable: !w.fixed && !w.shared},
 			InternalData: map[string]any{"generation": w.generation},
 		},
 	}

@@ -40,9 +40,14 @@ func newLease(secret *api.Secret, sent time.Time) (*lease, error) {
 	return l, nil
 }
 
-// flight is a renewal or a read that is under way. There is one at a time: each
-// kills the token that the one before has got.
+// holds tells whether a lease's token is the one that was refused: of a shared grant
+// several leases hold the same.
+func (l *lease) holds(refused *lease) bool { return refused != nil && l.Value == refused.Value }
+
+// flight is a renewal or a read that is under way. There is one at a time: unless
+// the grant is shared, each kills the token that the one before has got.
 type flight struct {
+	begun   time.Time
 	awaited bool          // somebody waits for it
 	done    chan struct{} // closed at its end, after lease and err were set
 	lease   *lease
@@ -55,15 +60,22 @@ func (c *Client) live(ctx context.Context, refused *lease) (*lease, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("read %s: %w", c.tokenPath, err)
 	}
-	l, f, err := c.current(refused)
-	if f == nil {
-		return l, err
-	}
-	select {
-	case <-f.done:
-		return f.lease, f.err
-	case <-ctx.Done():
-		return nil, fmt.Errorf("wait for %s: %w", c.tokenPath, ctx.Err())
+	asked := time.Now()
+	for {
+		l, f, err := c.current(refused)
+		if f == nil {
+			return l, err
+		}
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait for %s: %w", c.tokenPath, ctx.Err())
+		}
+		// A read of a shared grant that was under way already may have been answered
+		// before another reader got the next token.
+		if f.err != nil || !f.begun.Before(asked) || !f.lease.holds(refused) {
+			return f.lease, f.err
+		}
 	}
 }
 
@@ -75,7 +87,7 @@ func (c *Client) current(refused *lease) (*lease, *flight, error) {
 	switch {
 	case c.closed:
 		return nil, nil, fmt.Errorf("read %s: %w", c.tokenPath, ErrClosed)
-	case l != nil && l != refused && time.Now().Before(l.ends):
+	case l != nil && !l.holds(refused) && time.Now().Before(l.ends):
 		l.used = true
 		c.refresh()
 		return l, nil, nil
@@ -103,7 +115,7 @@ func (c *Client) refresh() {
 // holds the lock.
 func (c *Client) begin(renewed *lease) *flight {
 	if c.flight == nil {
-		c.flight = &flight{done: make(chan struct{})}
+		c.flight = &flight{begun: time.Now(), done: make(chan struct{})}
 		go c.fly(c.flight, renewed)
 	}
 	return c.flight

@@ -259,6 +259,58 @@ func TestNewerTokenIsUsed(t *testing.T) {
 	})
 }
 
+// The token of a shared grant is handed out again, and another reader may replace it
+// at that moment: then what has just been read is no other token than the one that
+// was refused.
+func TestSharedTokenIsReplaced(t *testing.T) {
+	t.Run("after it was read again", func(t *testing.T) {
+		inWorld(t, func(w *world) {
+			w.shared = true
+			release := make(chan struct{})
+			w.client = w.newClient(roundTrips(func(r *http.Request) (*http.Response, error) {
+				<-release
+				return inProcess{http.HandlerFunc(w.resource)}.RoundTrip(r)
+			}))
+			var slow sync.WaitGroup
+			slow.Go(func() { w.post(http.StatusCreated) })
+			time.Sleep(leaseTime*2/3 + time.Second)
+			w.counted(2, 0)
+			w.set(w.rotate)
+			close(release)
+			slow.Wait()
+			w.counted(3, 0)
+		})
+	})
+	t.Run("while it is read again", func(t *testing.T) {
+		inWorld(t, func(w *world) {
+			w.shared = true
+			w.live()
+			release := make(chan struct{})
+			w.set(func() { w.hang["read"] = release })
+			time.Sleep(leaseTime*2/3 + time.Second) // It has been done, and is not answered.
+			w.set(w.rotate)
+			var callers sync.WaitGroup
+			for range 20 {
+				callers.Go(func() { w.post(http.StatusCreated) })
+			}
+			synctest.Wait()
+			close(release)
+			callers.Wait()
+			w.counted(3, 0)
+		})
+	})
+	t.Run("not at all", func(t *testing.T) {
+		inWorld(t, func(w *world) {
+			w.shared = true
+			w.shut = true
+			for range 100 {
+				w.post(http.StatusForbidden)
+			}
+			w.counted(2, 0)
+		})
+	})
+}
+
 // Who is refused while a renewal is under way waits for its answer: a read would
 // kill the token that it brings. Who asks for the token meanwhile does not wait.
 func TestRequestsDuringRenewal(t *testing.T) {
