@@ -15,6 +15,10 @@ const (
 	maxMargin = 5 * time.Second
 	// minLease: Vault reads a lease of 0 as its default of 32 days.
 	minLease = time.Second
+	// minWorth: of a token that is handed out again. The templates of Vault Agent and
+	// consul-template drop what they read twice in a second of the clock, and with a
+	// lease of a second that is the next token, for as long as it lives.
+	minWorth = 2 * time.Second
 	// shortLife is what a token may have left and yet be left alone by a
 	// revocation, so that an ordinary expiry sends no request.
 	shortLife = 30 * time.Second
@@ -27,12 +31,16 @@ const (
 // whole seconds: it never outlives the token, the grant's ttl, or limit. A
 // caller has to refuse what is shorter than minLease.
 func leaseTTL(g *grant, now time.Time, limit time.Duration) time.Duration {
-	margin := min(maxMargin, g.Lifetime/4)
-	ttl := min(g.ExpiresAt.Sub(now)-margin, limit)
+	ttl := min(worth(g, now), limit)
 	if g.Settings.TTL > 0 {
 		ttl = min(ttl, g.Settings.TTL)
 	}
 	return ttl.Truncate(time.Second)
+}
+
+// worth is how much of the token's life a lease may have.
+func worth(g *grant, now time.Time) time.Duration {
+	return g.ExpiresAt.Sub(now) - min(maxMargin, g.Lifetime/4)
 }
 
 // leaseLimit is how long a lease of the grant may live in all, renewals
@@ -59,7 +67,7 @@ func handsOutAgain(g *grant, now time.Time, mountLimit time.Duration) bool {
 	if least == 0 {
 		least = g.Lifetime / 4
 	}
-	return g.ExpiresAt.Sub(now) >= least && leaseTTL(g, now, leaseLimit(g, mountLimit)) >= minLease
+	return g.ExpiresAt.Sub(now) >= least && worth(g, now) >= minWorth && leaseTTL(g, now, leaseLimit(g, mountLimit)) >= minLease
 }
 
 // leaseRef is what a lease remembers of its grant (its internal data).
