@@ -38,6 +38,7 @@ type consumer struct {
 	name   string
 	client *openpayments.AuthenticatedClient
 	token  func() string // the one to use now
+	again  func()        // reads again what was refused; nil if the next token comes by itself
 
 	used    map[string]bool
 	sent    int // requests
@@ -86,6 +87,9 @@ func (c *consumer) use() {
 		return
 	}
 	refused := time.Now()
+	if c.again != nil {
+		c.again()
+	}
 	next := c.token()
 	for ; next == token; next = c.token() {
 		if time.Since(refused) > settling {
@@ -100,6 +104,24 @@ func (c *consumer) use() {
 	c.refused, c.longest = c.refused+1, max(c.longest, time.Since(asked))
 	if status := c.spend(next); status != http.StatusOK {
 		c.t.Fatalf("%s: refused with %d once more, with the next token", c.name, status)
+	}
+}
+
+// use lets consumers use their tokens, one after the other, all the time.
+func use(consumers []*consumer, lasts time.Duration) {
+	for end := time.Now().Add(lasts); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		for _, c := range consumers {
+			c.use()
+		}
+	}
+}
+
+// report logs how a consumer has fared, and checks that it has used so many tokens.
+func (c *consumer) report(least int) {
+	c.t.Helper()
+	c.t.Logf("%s: %d tokens; %d of %d requests refused, none later than %s after a rotation", c.name, len(c.used), c.refused, c.sent, c.longest)
+	if len(c.used) < least {
+		c.t.Errorf("%s has used %d tokens only", c.name, len(c.used))
 	}
 }
 
@@ -120,14 +142,15 @@ func (e *engine) file(name string, longest *time.Duration) func() string {
 		if err != nil {
 			e.t.Fatal(err)
 		}
-		if token := string(text); token != last {
-			last = token
+		token := string(text)
+		if last != "" && token != last {
 			info, err := file.Stat()
 			if err != nil {
 				e.t.Fatal(err)
 			}
 			*longest = max(*longest, info.ModTime().Sub(e.wire.askedAt(token)))
 		}
+		last = token
 		return last
 	}
 }
@@ -144,10 +167,11 @@ func (e *engine) watch(lease *api.Secret, behavior api.RenewBehavior) *api.Lifet
 	return watcher
 }
 
-// follows is a program that reads once and goes on with what renewals answer.
-func (e *engine) follows(grant string) func() string {
+// follows is a program that reads token/NAME or creds/NAME once and goes on with what
+// renewals answer.
+func (e *engine) follows(path string) func() string {
 	e.t.Helper()
-	lease := e.read(grant)
+	lease := e.readLease(path)
 	watcher := e.watch(lease, api.RenewBehaviorErrorOnErrors)
 	return func() string {
 		e.t.Helper()
@@ -156,7 +180,7 @@ func (e *engine) follows(grant string) func() string {
 			e.succeeds(lease, renewal.Secret)
 			lease = renewal.Secret
 		case err := <-watcher.DoneCh():
-			e.t.Fatalf("the watcher of %s has ended: %v", grant, err)
+			e.t.Fatalf("the watcher of %s has ended: %v", path, err)
 		default:
 		}
 		return e.tokenOf(lease)
@@ -164,27 +188,38 @@ func (e *engine) follows(grant string) func() string {
 }
 
 // readsAgain is a program that renews nothing: it reads whenever its lease comes to
-// the end.
-func (e *engine) readsAgain(grant string) func() string {
+// the end, or when it calls again. check is given each two answers.
+func (e *engine) readsAgain(path string, check func(before, after *api.Secret)) (token func() string, again func()) {
 	e.t.Helper()
-	lease := e.read(grant)
+	lease := e.readLease(path)
 	watcher := e.watch(lease, api.RenewBehaviorIgnoreErrors)
+	again = func() {
+		e.t.Helper()
+		before := lease
+		lease = e.readLease(path)
+		check(before, lease)
+		watcher.Stop()
+		watcher = e.watch(lease, api.RenewBehaviorIgnoreErrors)
+	}
 	return func() string {
 		e.t.Helper()
 		select {
 		case err := <-watcher.DoneCh():
 			if err != nil {
-				e.t.Fatalf("the watcher of %s: %v", grant, err)
+				e.t.Fatalf("the watcher of %s: %v", path, err)
 			}
-			before := lease
-			e.live(e.tokenOf(before))
-			lease = e.read(grant)
-			e.succeeds(before, lease)
-			watcher = e.watch(lease, api.RenewBehaviorIgnoreErrors)
+			again()
 		default:
 		}
 		return e.tokenOf(lease)
-	}
+	}, again
+}
+
+// readsInTime is a program whose grant nobody else reads.
+func (e *engine) readsInTime(grant string) func() string {
+	e.t.Helper()
+	token, _ := e.readsAgain("token/"+grant, e.succeeds)
+	return token
 }
 
 // succeeds checks that the second answer's token is the live one and comes right
@@ -204,23 +239,32 @@ func (e *engine) by(client *api.Client) *engine {
 	return &one
 }
 
-// policies are those of applications that use these grants, as examples/ has them.
+// policies are those of applications that use these grants.
 func (e *engine) policies(grants ...string) []string {
 	e.t.Helper()
 	for _, grant := range grants {
-		policy := e.example(filepath.Join("policies", "application.hcl"), "shop-income", grant)
-		if err := e.vault.Sys().PutPolicy(grant, policy); err != nil {
-			e.t.Fatal(err)
-		}
+		e.policy("token/" + grant)
 	}
 	return grants
 }
 
-// application is the same engine, used with a token that may use this grant and
-// nothing else.
-func (e *engine) application(grant string) *engine {
+// policy is that of an application that reads token/NAME or creds/NAME, as examples/
+// has it. It has the same name.
+func (e *engine) policy(path string) (name string) {
 	e.t.Helper()
-	return e.by(e.Client(e.Token(e.policies(grant)[0])))
+	name = lastPart(path)
+	text := e.example(filepath.Join("policies", "application.hcl"), "op/token/shop-income", "op/"+path, "op/sign/shop-income", "op/sign/"+name)
+	if err := e.vault.Sys().PutPolicy(name, text); err != nil {
+		e.t.Fatal(err)
+	}
+	return name
+}
+
+// application is the same engine, used with a token that may use token/NAME or
+// creds/NAME and nothing else.
+func (e *engine) application(path string) *engine {
+	e.t.Helper()
+	return e.by(e.Client(e.Token(e.policy(path))))
 }
 
 // example is a file of examples/, with other words in place of some of its own.
@@ -238,8 +282,8 @@ func (e *engine) example(name string, replacements ...string) string {
 	return strings.NewReplacer(replacements...).Replace(string(text))
 }
 
-// appRole is a folder with what a program logs in with that uses these grants.
-func (e *engine) appRole(grants ...string) string {
+// appRole is a folder with what a program logs in with that has these policies.
+func (e *engine) appRole(policies ...string) string {
 	e.t.Helper()
 	mounted, err := e.vault.Sys().ListAuth()
 	if err == nil && mounted["approle/"] == nil {
@@ -248,8 +292,8 @@ func (e *engine) appRole(grants ...string) string {
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	role, dir := "auth/approle/role/"+grants[0], e.t.TempDir()
-	_, err = e.vault.Logical().Write(role, map[string]any{"token_policies": e.policies(grants...), "token_no_default_policy": true})
+	role, dir := "auth/approle/role/"+policies[0], e.t.TempDir()
+	_, err = e.vault.Logical().Write(role, map[string]any{"token_policies": policies, "token_no_default_policy": true})
 	if err != nil {
 		e.t.Fatal(err)
 	}
@@ -269,19 +313,20 @@ func (e *engine) appRole(grants ...string) string {
 	return dir
 }
 
-// agent starts a Vault Agent like that of examples/ and is the file that it renders.
-func (e *engine) agent(more string) (agent *vaulttest.Daemon, file string) {
+// agent starts a Vault Agent like that of examples/, which reads token/NAME or
+// creds/NAME, and is the file that it renders.
+func (e *engine) agent(path, more string) (agent *vaulttest.Daemon, file string) {
 	e.t.Helper()
 	file = filepath.Join(e.t.TempDir(), "token")
-	agent = e.Agent(more + e.example("agent.hcl",
-		"https://vault.example:8200", e.Address, "/etc/vault-agent", e.appRole("shop-income"), "/run/shop/token", file))
+	agent = e.Agent(more + e.example("agent.hcl", "https://vault.example:8200", e.Address,
+		"/etc/vault-agent", e.appRole(e.policy(path)), "/run/shop/token", file, "op/token/shop-income", "op/"+path))
 	return agent, file
 }
 
 // proxy starts a Vault Proxy like that of examples/ for clients of these grants.
 func (e *engine) proxy(more string, grants ...string) *vaulttest.Daemon {
 	e.t.Helper()
-	dir := e.appRole(grants...)
+	dir := e.appRole(e.policies(grants...)...)
 	return e.Proxy(func(listen string) string {
 		return more + e.example("proxy.hcl",
 			"https://vault.example:8200", e.Address, "/etc/vault-proxy", dir, "127.0.0.1:8100", listen)
@@ -302,9 +347,9 @@ func TestConsumers(t *testing.T) {
 	}
 
 	second := filepath.Join(t.TempDir(), "second")
-	agent, first := e.agent(`template {
+	agent, first := e.agent("token/shop-income", `template {
 	  contents    = "{{ with secret \"op/token/shop-income\" }}{{ .Data.access_token }}{{ end }}"
-	  destination = "` + second + `"
+	  destination = "`+second+`"
 	}
 	`)
 	proxy := e.proxy("", "proxied-1", "proxied-2", "proxied-3")
@@ -315,27 +360,20 @@ func TestConsumers(t *testing.T) {
 		e.consumer("another file of the same Agent", e.file(second, &stale[1])),
 	}
 	following := []*consumer{
-		e.consumer("LifetimeWatcher", e.application("followed").follows("followed")),
-		e.consumer("LifetimeWatcher behind Vault Proxy", behind.follows("proxied-3")),
+		e.consumer("LifetimeWatcher", e.application("token/followed").follows("token/followed")),
+		e.consumer("LifetimeWatcher behind Vault Proxy", behind.follows("token/proxied-3")),
 	}
 	reading := []*consumer{
-		e.consumer("reads again", e.application("read-again").readsAgain("read-again")),
-		e.consumer("reads again behind Vault Proxy", behind.readsAgain("proxied-1")),
-		e.consumer("another behind the same Proxy", behind.readsAgain("proxied-2")),
+		e.consumer("reads again", e.application("token/read-again").readsInTime("read-again")),
+		e.consumer("reads again behind Vault Proxy", behind.readsInTime("proxied-1")),
+		e.consumer("another behind the same Proxy", behind.readsInTime("proxied-2")),
 	}
 	all := append(append(rendered, following...), reading...)
 
-	for end := time.Now().Add(5 * life); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		for _, c := range all {
-			c.use()
-		}
-	}
+	use(all, 5*life)
 
 	for _, c := range all {
-		t.Logf("%s: %d tokens; %d of %d requests refused, none later than %s after a rotation", c.name, len(c.used), c.refused, c.sent, c.longest)
-		if len(c.used) < 5 {
-			t.Errorf("%s has used %d tokens only", c.name, len(c.used))
-		}
+		c.report(5)
 	}
 	// Who reads again is not without a token for a moment.
 	for _, c := range reading {
@@ -370,7 +408,7 @@ func TestAgentWithRenewableLease(t *testing.T) {
 	t.Parallel()
 	e := mountEngine(t, vaulttest.Start(t, vaulttest.Options{}), "op", life)
 	e.ask("shop-income", nil)
-	_, name := e.agent("")
+	_, name := e.agent("token/shop-income", "")
 	var stale time.Duration
 	file := e.file(name, &stale)
 	c := e.consumer("a file of Vault Agent", file)
@@ -478,7 +516,7 @@ func TestBatchJob(t *testing.T) {
 	t.Parallel()
 	e := startEngine(t)
 	e.ask("shop-income", nil)
-	job := e.application("shop-income")
+	job := e.application("token/shop-income")
 	token := e.tokenOf(job.read("shop-income"))
 	if status := e.consumer("a batch job", nil).spend(token); status != http.StatusOK {
 		t.Errorf("status %d", status)
@@ -488,4 +526,39 @@ func TestBatchJob(t *testing.T) {
 	}
 	e.eventually("the token's end", func() bool { return !e.wallet.Live(token) })
 	e.live(e.tokenOf(e.read("shop-income")))
+}
+
+// The runs of a job overlap: the end of one leaves the others their tokens, with a
+// role or with a shared grant.
+func TestOverlappingJobs(t *testing.T) {
+	t.Parallel()
+	e := startEngine(t)
+	e.role()
+	e.ask("shop-income", map[string]any{"shared": true})
+	for path, own := range map[string]bool{"creds/till": true, "token/shop-income": false} {
+		c := e.consumer(path, nil)
+		var runs []*engine
+		var tokens []string
+		for range 3 {
+			run := e.application(path)
+			runs, tokens = append(runs, run), append(tokens, e.tokenOf(run.readLease(path)))
+		}
+		for i, run := range runs {
+			for _, token := range tokens[i:] {
+				if status := c.spend(token); status != http.StatusOK {
+					t.Errorf("%s: status %d after the end of %d runs", path, status, i)
+				}
+			}
+			if err := run.vault.Auth().Token().RevokeSelf(""); err != nil {
+				t.Fatal(err)
+			}
+			e.eventually("the end of the leases", func() bool {
+				left, err := e.vault.Logical().List("sys/leases/lookup/op/" + path)
+				return err == nil && (left == nil || len(left.Data["keys"].([]any)) == len(runs)-i-1)
+			})
+			if e.wallet.Live(tokens[i]) == own {
+				t.Errorf("%s: the token of run %d is live: %t", path, i, own)
+			}
+		}
+	}
 }

@@ -25,11 +25,7 @@ func (e *engine) role() {
 // creds gets a token of a grant of its own as a lease.
 func (e *engine) creds() *api.Secret {
 	e.t.Helper()
-	secret, err := e.vault.Logical().Read(e.at("creds/till"))
-	if err != nil {
-		e.t.Fatalf("read %s: %v", e.at("creds/till"), err)
-	}
-	return secret
+	return e.readLease("creds/till")
 }
 
 func (e *engine) liveTokens(want int) {
@@ -207,4 +203,72 @@ func TestCredsThatCannotBeHad(t *testing.T) {
 		e.liveTokens(0)
 	})
 	e.noSecretIn("the server's log", e.Log())
+}
+
+// Each consumer has a grant of its own: not a request is refused.
+func TestConsumersOfARole(t *testing.T) {
+	t.Parallel()
+	e := mountEngine(t, vaulttest.Start(t, vaulttest.Options{}), "op", life)
+	e.role()
+	e.write("roles/fixed", map[string]any{"wallet_address": e.wallet.WalletAddress("shop"), "access": access, "renewable": false})
+	// Who reads in time has the next token before the one before it ends.
+	overlap := func(before, after *api.Secret) {
+		e.live(e.tokenOf(before))
+		e.live(e.tokenOf(after))
+	}
+	agent, name := e.agent("creds/fixed", "")
+	var ages time.Duration
+	file := e.file(name, &ages)
+	last, changes := file(), 0
+	rendered := func() string {
+		if token := file(); token != last {
+			e.live(last)
+			last, changes = token, changes+1
+		}
+		return last
+	}
+	all := []*consumer{
+		e.consumer("a file of Vault Agent", rendered),
+		e.consumer("a replica", e.application("creds/till").follows("creds/till")),
+		e.consumer("another replica", e.application("creds/till").follows("creds/till")),
+	}
+	for _, name := range []string{"a replica that reads again", "another that reads again"} {
+		token, _ := e.application("creds/fixed").readsAgain("creds/fixed", overlap)
+		all = append(all, e.consumer(name, token))
+	}
+	use(all, 3*life)
+	for i, c := range all {
+		c.report(3)
+		// Who follows renewals may use a token at the moment of its rotation.
+		if follows := i == 1 || i == 2; c.refused > 0 && !follows {
+			t.Errorf("%s: %d requests refused", c.name, c.refused)
+		}
+	}
+	if changes < 3 {
+		t.Errorf("the file has changed %d times", changes)
+	}
+	e.noSecretIn("the Agent's log", agent.Log())
+}
+
+// Vault Agent does not use the answers to its renewals here, either; and a lease of a
+// role keeps the settings that it was made with.
+func TestAgentWithRenewableCreds(t *testing.T) {
+	t.Parallel()
+	e := mountEngine(t, vaulttest.Start(t, vaulttest.Options{}), "op", life)
+	e.role()
+	rotations := e.sent("rotate")
+	_, name := e.agent("creds/till", "")
+	var stale time.Duration
+	file := e.file(name, &stale)
+	first := file()
+	e.write("roles/till", map[string]any{"wallet_address": e.wallet.WalletAddress("shop"), "access": access, "renewable": false})
+	for n := 1; n <= 3; n++ {
+		e.eventually("a renewal", func() bool { return rotations() >= n })
+		time.Sleep(300 * time.Millisecond) // for a render that does not come
+		if file() != first || e.wallet.Live(first) {
+			t.Fatal("Agent has rendered the next token of a renewable lease, or the one in its file is good; docs/consumers.md says otherwise")
+		}
+	}
+	e.run("lease", "revoke", "-sync", "-prefix", "op/creds/till")
+	e.eventually("a good token in the file", func() bool { return e.wallet.Live(file()) })
 }

@@ -168,12 +168,18 @@ func (e *engine) client() *openpayments.AuthenticatedClient {
 	return client
 }
 
-// read gets a token as a lease.
+// read gets a grant's token as a lease.
 func (e *engine) read(name string) *api.Secret {
 	e.t.Helper()
-	secret, err := e.vault.Logical().Read(e.at("token/" + name))
+	return e.readLease("token/" + name)
+}
+
+// readLease gets a token as a lease from token/NAME or creds/NAME.
+func (e *engine) readLease(path string) *api.Secret {
+	e.t.Helper()
+	secret, err := e.vault.Logical().Read(e.at(path))
 	if err != nil {
-		e.t.Fatalf("read %s: %v", e.at("token/"+name), err)
+		e.t.Fatalf("read %s: %v", e.at(path), err)
 	}
 	return secret
 }
