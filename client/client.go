@@ -29,8 +29,10 @@ var ErrClosed = errors.New("the client is closed")
 type Options struct {
 	// Mount is where the secrets engine is mounted; "op" if empty.
 	Mount string
-	// Grant is the name of the grant. It must be this Client's alone: a grant has
-	// one live token, and another reader of it would take the token away.
+	// Grant is the name of the grant. It must be this Client's alone, or have
+	// shared=true: a grant has one live token, and another reader would take it away
+	// with each read. Clients of a shared grant have the same token; once in its life
+	// another of them replaces it, and a request that finds it dead is sent once more.
 	Grant string
 	// Base sends what was signed, and all other requests as they are. It must not
 	// repeat a POST by itself. If nil it is http.DefaultTransport's like, but keeps
@@ -144,11 +146,11 @@ func (c *Client) Token(ctx context.Context) (Token, error) {
 }
 
 // Close revokes the lease, and ends all work in the background. That kills the
-// token, unless the grant's on_revoke is keep or the token ends in half a minute
-// anyway; requests that are under way may find it dead. Close waits, no longer
-// than ctx, for a read or renewal that is under way. To close a Client twice is
-// fine; where it has failed, closing it again tries again, and otherwise the lease
-// ends by itself.
+// token, unless the grant is shared, or its on_revoke is keep, or the token ends in
+// half a minute anyway; requests that are under way may find it dead. Close waits,
+// no longer than ctx, for a read or renewal that is under way. To close a Client
+// twice is fine; where it has failed, closing it again tries again, and otherwise
+// the lease ends by itself.
 func (c *Client) Close(ctx context.Context) error {
 	c.mu.Lock()
 	c.closed = true
