@@ -98,7 +98,7 @@ func TestGoClient(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	p.eventually("the death of the tokens", func() bool { return p.wallet.LiveTokens() == 1 }) // that of the grant "other"
+	p.eventually("the death of the tokens", func() bool { return p.wallet.LiveTokens() == 0 })
 }
 
 // Closing revokes the lease. The SDK is given a key that nobody knows.
