@@ -170,8 +170,7 @@ func TestCallerOfCredsHangsUp(t *testing.T) {
 			// The engine hears of it through Vault, a little later.
 			time.Sleep(time.Second)
 			request.release()
-			e.eventually("the cancellation", func() bool { return cancelled() == 1 })
-			e.liveTokens(0)
+			e.eventually("the cancellation", func() bool { return cancelled() == 1 && e.wallet.LiveTokens() == 0 })
 		})
 	}
 	e.live(e.tokenOf(e.creds()))
