@@ -35,8 +35,9 @@ that a right is for. Nothing is signed for the authorization server. Nothing is
 stored, and nothing is sent.
 
 batch_input signs up to 250 requests at once: a list of objects with method, url,
-body, access_token (left out: the one beside the list) and, if you like, a reference. batch_results
-has one object for each, in order: headers and body, or an error; and the reference.
+body, access_token (left out: the one beside the list) and, if you like, a
+reference. batch_results has one object for each, in order: headers and body, or an
+error; and the reference.
 `
 )
 
@@ -62,8 +63,8 @@ func (b *Backend) pathSign() *framework.Path {
 			},
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
-			// Not forwarded by itself: a standby can sign, and asking Vault whether it is
-			// one would take a third of the time.
+			// Not forwarded by itself: a standby can sign, and whether it is one would be
+			// one more question to Vault for each request.
 			logical.UpdateOperation: &framework.PathOperation{
 				Callback:  b.signRequest,
 				Summary:   "Sign a request to the resource server.",
@@ -185,8 +186,8 @@ func (s signing) sign(ctx context.Context, p presented) (map[string]any, error) 
 	return signed, nil
 }
 
-// signers remembers the client and its key, ready to sign. To read and parse them
-// anew took a third of the engine's time for a signature. (Of a grant nothing is
+// signers remembers the client and its key, ready to sign. To read them anew would
+// be one more question to Vault for each request. (Of a grant nothing is
 // remembered: storage says which token is the current one.)
 type signers struct {
 	mu      sync.Mutex
