@@ -9,18 +9,16 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-)
 
-// uriRegexp is what characters a URI may have (RFC 3986 section 2). Go's parser
-// takes more; servers refuse that, or sign another text than we do.
-var uriRegexp = regexp.MustCompile(`^(?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+$`)
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/uri"
+)
 
 // parseURL reads a URL that requests may be sent to: https, or http to a
 // loopback host, without user info and fragment.
 func parseURL(field, text string) (*url.URL, error) {
 	u, err := url.Parse(text)
 	switch {
-	case err != nil || u.Hostname() == "" || !uriRegexp.MatchString(text):
+	case err != nil || u.Hostname() == "" || !uri.Valid(text):
 		return nil, refuse("%s: must be a URL such as https://wallet.example/alice", field)
 	case u.Scheme == "http" && !isLoopbackHost(u.Hostname()):
 		return nil, refuse("%s: plain http is for loopback hosts only; use https", field)
@@ -81,29 +79,6 @@ func parseWalletAddress(field, text string) (string, error) {
 	return u.String(), nil
 }
 
-// origin is scheme, host and port of a URL, with the port left out where it is
-// the scheme's own (RFC 6454).
-func origin(u *url.URL) string {
-	host := strings.ToLower(u.Host)
-	switch u.Scheme {
-	case "https":
-		host = strings.TrimSuffix(host, ":443")
-	case "http":
-		host = strings.TrimSuffix(host, ":80")
-	}
-	return u.Scheme + "://" + host
-}
-
-// originOf is the origin of a URL that was checked when it was stored, or that
-// a server sent; empty if it is none.
-func originOf(text string) string {
-	u, err := url.Parse(text)
-	if err != nil || u.Host == "" {
-		return ""
-	}
-	return origin(u)
-}
-
 // parseOrigin reads an entry of allowed_auth_servers: a URL whose path, if any,
 // does not count.
 func parseOrigin(field, text string) (string, error) {
@@ -111,7 +86,7 @@ func parseOrigin(field, text string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return origin(u), nil
+	return uri.Origin(u), nil
 }
 
 // hostsOf lists the hosts (without ports) of URLs that an operator typed.

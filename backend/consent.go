@@ -17,6 +17,8 @@ import (
 
 	"github.com/hashicorp/vault/sdk/helper/backoff"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/uri"
 )
 
 const (
@@ -90,7 +92,7 @@ func parseReply(ref, hash, redirect string) (reply, error) {
 		}
 		return ""
 	}
-	r := reply{ref: last("interact_ref"), hash: last("hash"), landed: origin(u) + u.Path}
+	r := reply{ref: last("interact_ref"), hash: last("hash"), landed: uri.Origin(u) + u.Path}
 	if r.ref == "" || r.hash == "" {
 		r = reply{result: last("result"), landed: r.landed}
 	}
@@ -117,7 +119,7 @@ func (p *pending) checkReply(r reply) error {
 	switch finish, err := url.Parse(p.FinishURI); {
 	case r.resumed:
 		return nil
-	case r.landed != "" && (err != nil || r.landed != origin(finish)+finish.Path):
+	case r.landed != "" && (err != nil || r.landed != uri.Origin(finish)+finish.Path):
 		return refuse("redirect: is not the finish_uri that this grant was asked for with")
 	case r.result != "":
 		return nil

@@ -14,6 +14,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -219,7 +221,7 @@ func TestBadGrants(t *testing.T) {
 	})
 	asks("resource_server", []badInput{{"plain http", field("resource_server", "http://rs.example/"), "http"}})
 	var rights []badInput
-	for what, text := range badAccess {
+	for what, text := range invalidAccess(t) {
 		rights = append(rights, badInput{what, field("access", text), ""})
 	}
 	rights = append(rights, badInput{"100 KiB", field("access", `["`+long+`"]`), "64 KiB"},
@@ -392,56 +394,15 @@ func TestWalletDocumentThatNamesAPrivateServer(t *testing.T) {
 	}
 }
 
-var badAccess = map[string]string{
-	"no JSON":                   `incoming-payment`,
-	"an empty text":             ``,
-	"no list":                   `{"type":"quote","actions":["read"]}`,
-	"null":                      `null`,
-	"an empty list":             `[]`,
-	"four rights":               `[{"type":"quote","actions":["read"]},{"type":"quote","actions":["create"]},{"type":"quote","actions":["read-all"]},{"type":"quote","actions":["read","create"]}]`,
-	"a right twice":             `[{"type":"quote","actions":["read"]},{"actions":["read"],"type":"quote"}]`,
-	"a text for a right":        `["quote"]`,
-	"no type":                   `[{"actions":["read"]}]`,
-	"an unknown type":           `[{"type":"refund","actions":["read"]}]`,
-	"no actions":                `[{"type":"quote"}]`,
-	"empty actions":             `[{"type":"quote","actions":[]}]`,
-	"actions as a text":         `[{"type":"quote","actions":"read"}]`,
-	"an action twice":           `[{"type":"quote","actions":["read","read"]}]`,
-	"an action of another type": `[{"type":"quote","actions":["complete"]}]`,
-	"complete an outgoing one":  `[{"type":"outgoing-payment","actions":["complete"],"identifier":"https://wallet.example/alice"}]`,
-	"an unknown member":         `[{"type":"quote","actions":["read"],"x":1}]`,
-	"a member in another case":  `[{"type":"quote","Actions":["read"],"actions":["read"]}]`,
-	"a member twice":            `[{"type":"quote","actions":["read"],"actions":["create"]}]`,
-	"a quote with a wallet":     `[{"type":"quote","actions":["read"],"identifier":"https://wallet.example/alice"}]`,
-	"incoming with limits":      `[{"type":"incoming-payment","actions":["read"],"limits":{}}]`,
-	"outgoing without a wallet": `[{"type":"outgoing-payment","actions":["create"]}]`,
-	"identifier no URL":         `[{"type":"incoming-payment","actions":["read"],"identifier":"alice"}]`,
-	"identifier no URI":         `[{"type":"incoming-payment","actions":["read"],"identifier":"https://wallet.example/<ü>"}]`,
-	"identifier a number":       `[{"type":"incoming-payment","actions":["read"],"identifier":7}]`,
-	"an amount pair":            `[{"type":"outgoing-payment","actions":["create"],"identifier":"https://wallet.example/alice","limits":{"debitAmount":{"value":"1","assetCode":"USD","assetScale":2},"receiveAmount":{"value":"1","assetCode":"USD","assetScale":2}}}]`,
-	"a misspelt limit":          `[{"type":"outgoing-payment","actions":["create"],"identifier":"https://wallet.example/alice","limits":{"debitamount":{"value":"1","assetCode":"USD","assetScale":2}}}]`,
-	"an amount as a number":     `[{"type":"outgoing-payment","actions":["create"],"identifier":"https://wallet.example/alice","limits":{"debitAmount":{"value":1,"assetCode":"USD","assetScale":2}}}]`,
-	"a negative amount":         `[{"type":"outgoing-payment","actions":["create"],"identifier":"https://wallet.example/alice","limits":{"debitAmount":{"value":"-1","assetCode":"USD","assetScale":2}}}]`,
-	"no scale":                  `[{"type":"outgoing-payment","actions":["create"],"identifier":"https://wallet.example/alice","limits":{"debitAmount":{"value":"1","assetCode":"USD"}}}]`,
-	"a scale of 256":            `[{"type":"outgoing-payment","actions":["create"],"identifier":"https://wallet.example/alice","limits":{"debitAmount":{"value":"1","assetCode":"USD","assetScale":256}}}]`,
-	"no receiver":               `[{"type":"outgoing-payment","actions":["create"],"identifier":"https://wallet.example/alice","limits":{"receiver":"https://wallet.example/alice"}}]`,
-	"no interval":               `[{"type":"outgoing-payment","actions":["create"],"identifier":"https://wallet.example/alice","limits":{"interval":"monthly"}}]`,
-}
-
-func TestGoodAccess(t *testing.T) {
-	for _, raw := range []any{
-		incomingAccess,
-		[]any{map[string]any{"type": "quote", "actions": []any{"create", "read"}}},
-		`[{"type":"incoming-payment","actions":["create","complete","read","read-all","list","list-all"],"identifier":"https://wallet.example/alice?a=1&b=%3C2%3E"}]`,
-		`[{"type":"outgoing-payment","actions":["create"],"identifier":"https://wallet.example/alice","limits":{"receiver":"https://wallet.example/incoming-payments/1","interval":"R12/2026-01-01T00:00:00Z/P1M","debitAmount":{"value":"18446744073709551615","assetCode":"USD","assetScale":2}}}]`,
-		`[{"type":"quote","actions":["read"]},{"type":"incoming-payment","actions":["read"]},{"type":"outgoing-payment","actions":["read"],"identifier":"http://wallet.example/alice"}]`,
-	} {
-		access, err := parseAccess(raw)
-		if err != nil {
-			t.Errorf("%v: %v", raw, err)
-		}
-		if strings.Contains(string(access), `\u0026`) {
-			t.Error("what is sent must not be escaped")
-		}
+// invalidAccess returns what internal/rights rejects as access, as JSON text, by what is wrong with it.
+func invalidAccess(t *testing.T) (invalid map[string]string) {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join("..", "internal", "rights", "testdata", "invalid.json"))
+	if err != nil {
+		t.Fatal(err)
 	}
+	if err := json.Unmarshal(raw, &invalid); err != nil || len(invalid) == 0 {
+		t.Fatal("no invalid access", err)
+	}
+	return invalid
 }

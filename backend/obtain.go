@@ -12,6 +12,9 @@ import (
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/rights"
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/uri"
 )
 
 // place is where a grant comes from, as a request says it.
@@ -26,8 +29,8 @@ type place struct {
 
 func parsePlace(d *framework.FieldData) (p place, err error) {
 	if given(d, "access") {
-		if p.access, err = parseAccess(d.Raw["access"]); err != nil {
-			return p, err
+		if p.access, err = rights.Parse(d.Raw["access"]); err != nil {
+			return p, refuse("access: %s", err)
 		}
 	}
 	if given(d, "wallet_address") {
@@ -115,7 +118,7 @@ func (p *place) lookUp(ctx context.Context, from *port) error {
 			continue
 		}
 		if _, err := reachOf(u, from.typed); err != nil {
-			return refuse("wallet_address: the %s in its document, %s, %s", field, origin(u), err)
+			return refuse("wallet_address: the %s in its document, %s, %s", field, uri.Origin(u), err)
 		}
 	}
 	return nil
@@ -123,8 +126,8 @@ func (p *place) lookUp(ctx context.Context, from *port) error {
 
 // allowed says why a grant may not come from an authorization server.
 func (c *config) allowed(field, target string) error {
-	if len(c.AllowedAuthServers) > 0 && !slices.Contains(c.AllowedAuthServers, originOf(target)) {
-		return refuse("%s: %s is not in the config's allowed_auth_servers", field, originOf(target))
+	if len(c.AllowedAuthServers) > 0 && !slices.Contains(c.AllowedAuthServers, uri.OriginOf(target)) {
+		return refuse("%s: %s is not in the config's allowed_auth_servers", field, uri.OriginOf(target))
 	}
 	return nil
 }
@@ -202,8 +205,8 @@ func (b *Backend) importGrant(ctx context.Context, req *logical.Request, d *fram
 		if err := from.lookUp(ctx, b.port(w.client, from.typed...)); err != nil {
 			return nil, err
 		}
-		if originOf(from.authServer) != home { // else what is asked for again could not be rotated
-			return nil, refuse("manage_url: must be on the origin of the authorization server that wallet_address names, %s", originOf(from.authServer))
+		if uri.OriginOf(from.authServer) != home { // else what is asked for again could not be rotated
+			return nil, refuse("manage_url: must be on the origin of the authorization server that wallet_address names, %s", uri.OriginOf(from.authServer))
 		}
 	}
 	g := w.fresh()
@@ -247,9 +250,9 @@ func parseImport(d *framework.FieldData, from place) (t done, home string, err e
 	if !strings.Contains(manage.Path, "token/") {
 		return t, "", refuse("manage_url: must hold token/ in its path, as the manage URLs of Open Payments do")
 	}
-	t.Manage, home = manage.String(), origin(manage)
-	if from.authServer != "" && originOf(from.authServer) != home {
-		return t, "", refuse("manage_url: must be on the origin of auth_server, %s", originOf(from.authServer))
+	t.Manage, home = manage.String(), uri.Origin(manage)
+	if from.authServer != "" && uri.OriginOf(from.authServer) != home {
+		return t, "", refuse("manage_url: must be on the origin of auth_server, %s", uri.OriginOf(from.authServer))
 	}
 	t.Lifetime = seconds(d, "expires_in")
 	t.Continue.Token = value[string](d, "continue_token")
@@ -261,7 +264,7 @@ func parseImport(d *framework.FieldData, from place) (t done, home string, err e
 		switch {
 		case err != nil:
 			return t, "", err
-		case origin(u) != home:
+		case uri.Origin(u) != home:
 			return t, "", refuse("continue_url: must be on the origin of manage_url")
 		case !strings.Contains(u.Path, "continue/"):
 			return t, "", refuse("continue_url: must hold continue/ in its path, as the continue URLs of Open Payments do")
@@ -341,7 +344,7 @@ func (a *asking) prepare(ctx context.Context, d *framework.FieldData, from place
 		return err
 	}
 	a.grant.put(from)
-	a.grant.AuthOrigin = originOf(from.authServer)
+	a.grant.AuthOrigin = uri.OriginOf(from.authServer)
 	a.grant.Status, a.grant.Manage, a.grant.Token, a.grant.Continue = statusActive, "", "", continuation{}
 	a.grant.begin(causeAsk, a.b.clock.Now())
 	var err error
@@ -460,5 +463,5 @@ func (g *grant) end() string {
 }
 
 func (g *grant) endsElsewhere(mount string) error {
-	return refuse("the grant's URLs are on %q, not on its authorization server %s: if that is right, add it to allowed_auth_servers in %sconfig", originOf(g.end()), g.AuthOrigin, mount)
+	return refuse("the grant's URLs are on %q, not on its authorization server %s: if that is right, add it to allowed_auth_servers in %sconfig", uri.OriginOf(g.end()), g.AuthOrigin, mount)
 }

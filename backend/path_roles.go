@@ -11,6 +11,8 @@ import (
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/uri"
 )
 
 const (
@@ -240,7 +242,7 @@ func (b *Backend) place(ctx context.Context, req *logical.Request, r *role, d *f
 		return err
 	}
 	r.source = source{
-		Requested: p.access, AuthServer: p.authServer, AuthOrigin: originOf(p.authServer),
+		Requested: p.access, AuthServer: p.authServer, AuthOrigin: uri.OriginOf(p.authServer),
 		WalletAddress: p.walletAddress, ResourceServer: p.resourceServer, TypedHosts: p.typed,
 	}
 	return nil

@@ -307,7 +307,7 @@ func TestBadRoles(t *testing.T) {
 	})
 	writes("resource_server", []badInput{{"plain http", field("resource_server", "http://rs.example/"), "http"}})
 	var rights []badInput
-	for what, text := range badAccess {
+	for what, text := range invalidAccess(t) {
 		rights = append(rights, badInput{what, field("access", text), ""})
 	}
 	writes("access", append(rights, badInput{"an object", field("access", map[string]any{"type": "quote"}), "object"}, badInput{"missing", field("access", absent), ""}))

@@ -15,6 +15,8 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/rights"
 )
 
 const (
@@ -138,7 +140,7 @@ func (b *Backend) refuseSigning(err error) (*logical.Response, error) {
 // signing is what it takes to sign for a grant.
 type signing struct {
 	signer
-	scope
+	scope rights.Scope
 	token string // the grant's
 }
 
@@ -151,14 +153,14 @@ func (b *Backend) signing(ctx context.Context, req *logical.Request, name string
 	if err != nil {
 		return s, err
 	}
-	if err := maySign(g, c.config, name, req.MountPoint); err != nil {
+	if err := checkSignable(g, c.config, name, req.MountPoint); err != nil {
 		return s, err
 	}
 	if g.Token != "" && !isTokenValue(g.Token) {
 		return s, logical.CodedError(http.StatusBadGateway, "the authorization server "+g.AuthOrigin+" gave a token that no header can hold")
 	}
 	s.signer, s.token = c.signer, g.Token
-	s.scope, err = g.scope()
+	s.scope, err = g.signingScope()
 	return s, err
 }
 
@@ -170,12 +172,12 @@ func (s signing) sign(ctx context.Context, p presented) (map[string]any, error) 
 	if s.token == "" || subtle.ConstantTimeCompare([]byte(p.token), []byte(s.token)) != 1 {
 		return nil, refuse("access_token: is not the grant's current one; read the token again")
 	}
-	body, err := s.allow(p.unsigned)
+	body, err := s.scope.Allow(p.Request)
 	if err != nil {
-		return nil, err
+		return nil, refuse("%s", err)
 	}
-	p.body = body
-	headers, err := s.headers(ctx, p.unsigned, s.token)
+	p.Body = body
+	headers, err := s.headers(ctx, p.Request, s.token)
 	if err != nil {
 		return nil, err
 	}
@@ -232,7 +234,7 @@ func (s *signers) forget() {
 
 // presented is a request to be signed, with the token that the caller holds.
 type presented struct {
-	unsigned
+	rights.Request
 	token     string
 	reference string // a batch's own name for it
 	malformed error
@@ -241,8 +243,10 @@ type presented struct {
 // parseUnsigned reads what is to be signed: one request, or a batch (nil: none).
 func parseUnsigned(d *framework.FieldData) (presented, []presented, error) {
 	one := presented{
-		token:    value[string](d, "access_token"),
-		unsigned: unsigned{method: value[string](d, "method"), url: value[string](d, "url"), body: value[string](d, "body")},
+		token: value[string](d, "access_token"),
+		Request: rights.Request{
+			Method: value[string](d, "method"), URL: value[string](d, "url"), Body: value[string](d, "body"),
+		},
 	}
 	if !given(d, batchField) {
 		return one, nil, nil
@@ -272,14 +276,16 @@ func parseItem(item any, token string) presented {
 	if !ok {
 		p.malformed = refuse("must be an object with method, url, body and access_token")
 	}
-	into := map[string]*string{"access_token": &p.token, "method": &p.method, "url": &p.url, "body": &p.body, "reference": &p.reference}
+	into := map[string]*string{
+		"access_token": &p.token, "method": &p.Method, "url": &p.URL, "body": &p.Body, "reference": &p.reference,
+	}
 	for name, raw := range members {
-		text, isText := raw.(string)
+		text, isString := raw.(string)
 		switch field := into[name]; {
 		case field == nil:
 			p.malformed = refuse("unknown member: a request has access_token, method, url, body and reference")
-		case !isText:
-			p.malformed = refuse("%s: must be a text", name)
+		case !isString:
+			p.malformed = refuse("%s: must be a string", name)
 		default:
 			*field = text
 		}

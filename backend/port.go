@@ -19,6 +19,9 @@ import (
 	"github.com/gowebpki/jcs"
 	openpayments "github.com/interledger/open-payments-go"
 	as "github.com/interledger/open-payments-go/generated/authserver"
+
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/rights"
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/uri"
 )
 
 const (
@@ -307,7 +310,7 @@ type exchange struct {
 }
 
 func (p *port) exchange(ctx context.Context, target string, limit time.Duration) *exchange {
-	x := &exchange{p: p, origin: originOf(target)}
+	x := &exchange{p: p, origin: uri.OriginOf(target)}
 	x.ctx, x.end = p.b.within(ctx, limit)
 	return x
 }
@@ -373,14 +376,14 @@ func newSigner(c *config) (signer, error) {
 
 // headers answers the headers to send a request with (RFC 9421; RFC 9635 section
 // 7.3.1). The body has to be in the form that servers verify.
-func (s signer) headers(ctx context.Context, r unsigned, token string) (map[string]string, error) {
+func (s signer) headers(ctx context.Context, r rights.Request, token string) (map[string]string, error) {
 	var body io.Reader
 	names := []string{"Authorization", "Signature-Input", "Signature"}
-	if r.body != "" {
-		body = strings.NewReader(r.body)
+	if r.Body != "" {
+		body = strings.NewReader(r.Body)
 		names = append(names, "Content-Type", "Content-Length", "Content-Digest")
 	}
-	req, err := http.NewRequestWithContext(ctx, r.method, r.url, body)
+	req, err := http.NewRequestWithContext(ctx, r.Method, r.URL, body)
 	if err != nil {
 		return nil, errUnsigned
 	}
@@ -554,7 +557,7 @@ func (x *exchange) end204(call func(*openpayments.AuthenticatedClient) error) er
 
 // sameOrigin tells whether a URL lies on an origin, or on one that config allows.
 func (c *config) sameOrigin(target, home string) bool {
-	o := originOf(target)
+	o := uri.OriginOf(target)
 	if o == home && o != "" {
 		return true
 	}

@@ -13,6 +13,8 @@ import (
 
 	"github.com/hashicorp/vault/sdk/helper/backoff"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/uri"
 )
 
 const (
@@ -129,7 +131,7 @@ func (g *grant) rotatable(c *config, what, mount string) error {
 		return nil // never got a token: asked for again
 	case !c.sameOrigin(g.Manage, g.AuthOrigin):
 		return refuse("the manage URL of %s is on %q, not on its authorization server %s: if that is right, add it to allowed_auth_servers in %sconfig",
-			what, originOf(g.Manage), g.AuthOrigin, mount)
+			what, uri.OriginOf(g.Manage), g.AuthOrigin, mount)
 	case !strings.Contains(g.Manage, "token/"):
 		return refuse("the manage URL that the authorization server gave for %s has no token/ in its path, which Open Payments requires", what)
 	}
@@ -180,7 +182,7 @@ func (a *attempt) run(ctx context.Context) (*grant, error) {
 // A revocation asks a server once that was last asked in vain: Vault revokes many
 // leases one after the other, and asks again by itself.
 func (a *attempt) insist(ctx context.Context) (outcome, error) {
-	begun, origin := a.b.clock.Now(), originOf(a.grant.Manage)
+	begun, origin := a.b.clock.Now(), uri.OriginOf(a.grant.Manage)
 	_, down := a.b.outages.Load(origin)
 	retry := backoff.NewBackoff(math.MaxInt, retryMin, retryMax)
 	doubted := false

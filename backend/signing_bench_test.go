@@ -14,7 +14,7 @@ import (
 func BenchmarkSign(b *testing.B) {
 	r := withGrant(b)
 	income := r.receive("income")
-	body := aliceBody(`,"incomingAmount":{"value":"2500","assetCode":"USD","assetScale":2},"metadata":{"externalRef":"INV2022-02-0137"}`)
+	body := `{"walletAddress":"https://wallet.example/alice","incomingAmount":{"value":"2500","assetCode":"USD","assetScale":2},"metadata":{"externalRef":"INV2022-02-0137"}}`
 	one := income.fields("POST", "/incoming-payments", body)
 	for name, fields := range map[string]map[string]any{
 		"one":          one,

@@ -84,7 +84,7 @@ func TestAccess(t *testing.T) {
 	w.node("access.test.mjs", len(rows))
 }
 
-// TestOperations holds operations.json against the OpenAPI document. The engine's table is held against it in backend/.
+// TestOperations compares operations.json with the OpenAPI document. internal/rights compares its table with it.
 func TestOperations(t *testing.T) {
 	w := newWorld(t)
 	if _, err := os.ReadFile("operations.json"); err != nil { // see node
