@@ -4,15 +4,12 @@ package backend
 
 import (
 	"context"
-	"crypto/ed25519"
-	"crypto/x509"
-	"encoding/base64"
-	"encoding/pem"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/authserver"
 )
 
 const (
@@ -40,6 +37,20 @@ func newConfig() *config {
 	return &config{Version: configVersion, RequestTimeout: defaultRequestTimeout, Verify: true}
 }
 
+// identity returns the client as servers see it.
+func (c *config) identity() authserver.Identity {
+	return authserver.Identity{
+		WalletAddress: c.WalletAddress, KeyID: c.KeyID, PrivateKey: c.PrivateKey,
+		CACert: c.CACert, AllowedAuthServers: c.AllowedAuthServers, RequestTimeout: c.RequestTimeout,
+	}
+}
+
+// clientFor returns what makes requests as the configured client. Hosts that an operator typed into
+// a grant's own fields may be reached wherever they are.
+func (b *Backend) clientFor(c *config, operatorHosts ...string) *authserver.Client {
+	return b.network.Client(c.identity(), operatorHosts...)
+}
+
 // loadConfig reads the stored client; nil if there is none.
 func loadConfig(ctx context.Context, s logical.Storage) (*config, error) {
 	entry, err := s.Get(ctx, configKey)
@@ -54,25 +65,28 @@ func loadConfig(ctx context.Context, s logical.Storage) (*config, error) {
 		return nil, fmt.Errorf("decode the stored config: %w", err)
 	}
 	if c.Version > configVersion {
-		return nil, fmt.Errorf("the stored config was written by a newer version of the engine (layout %d)", c.Version)
+		return nil, fmt.Errorf("the stored config was written by a newer version of the engine (layout "+
+			"%d)", c.Version)
 	}
 	return &c, nil
 }
 
-// client reads the stored client, which all but config itself needs.
-func client(ctx context.Context, s logical.Storage, mount string) (*config, error) {
+// loadClient reads the stored client, which every path but config itself needs.
+func loadClient(ctx context.Context, s logical.Storage) (*config, error) {
 	c, err := loadConfig(ctx, s)
 	if err != nil {
 		return nil, err
 	}
 	if c == nil {
-		return nil, refuse("no client is configured: write wallet_address, key_id and private_key to %sconfig first", mount)
+		return nil, userErrorf(
+			"no client is configured: write wallet_address, key_id and private_key to %s first",
+			mountPath(ctx, configKey),
+		)
 	}
 	return c, nil
 }
 
-// store returns errors as they are: logical.ErrReadOnly makes Vault forward
-// the request.
+// store returns errors as they are: logical.ErrReadOnly makes Vault forward the request.
 func (c *config) store(ctx context.Context, s logical.Storage) error {
 	entry, err := logical.StorageEntryJSON(configKey, c)
 	if err != nil {
@@ -81,80 +95,9 @@ func (c *config) store(ctx context.Context, s logical.Storage) error {
 	return s.Put(ctx, entry)
 }
 
-// clientChanged is to be called when config has been written, whatever came of it.
-// Every grant may try again at once.
+// clientChanged is called whenever config has been written, even without success. Every grant may
+// try again at once.
 func (b *Backend) clientChanged() {
 	b.signers.forget()
-	b.holds.forgetFailures()
-}
-
-// parsePrivateKey reads an Ed25519 key from PEM (PKCS#8) or from base64 of that
-// PEM. It never takes a file's name: the engine must not read files for others.
-func parsePrivateKey(field, text string) (ed25519.PrivateKey, error) {
-	text = strings.TrimSpace(text)
-	if !strings.HasPrefix(text, "-----BEGIN") {
-		decoded, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(text), ""))
-		if err != nil || !strings.HasPrefix(string(decoded), "-----BEGIN") {
-			return nil, refuse("%s: must be the PEM text of an Ed25519 key (PKCS#8), or base64 of it, not a file's name; the CLI reads a file with %s=@key.pem", field, field)
-		}
-		text = strings.TrimSpace(string(decoded))
-	}
-	block, rest := pem.Decode([]byte(text))
-	switch {
-	case block == nil:
-		return nil, refuse("%s: the PEM text is damaged or cut off", field)
-	case len(rest) > 0:
-		return nil, refuse("%s: there is more than one block of PEM", field)
-	case block.Type == "ENCRYPTED PRIVATE KEY":
-		return nil, refuse("%s: the key is encrypted; decrypt it first", field)
-	case block.Type == "PUBLIC KEY":
-		return nil, refuse("%s: this is a public key; the private key is needed", field)
-	case block.Type != "PRIVATE KEY":
-		return nil, refuse("%s: must be PKCS#8 (BEGIN PRIVATE KEY); openssl pkcs8 -topk8 -nocrypt converts other forms", field)
-	}
-	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return nil, refuse("%s: the PEM text holds no valid PKCS#8 key", field)
-	}
-	key, ok := parsed.(ed25519.PrivateKey)
-	if !ok {
-		return nil, refuse("%s: must be an Ed25519 key (openssl genpkey -algorithm ed25519)", field)
-	}
-	return key, nil
-}
-
-// normalizePrivateKey answers the key as PEM text, which is all that the SDK is
-// ever handed: it would read anything else as a file's name.
-func normalizePrivateKey(field, text string) (string, error) {
-	key, err := parsePrivateKey(field, text)
-	if err != nil {
-		return "", err
-	}
-	return encodePrivateKey(key)
-}
-
-// checkKeyID refuses ids that servers cannot find in a signature: it travels as
-// a structured field's string (RFC 8941 section 3.3.3), and servers cut the
-// header at semicolons.
-func checkKeyID(field, id string) error {
-	bad := func(r rune) bool { return r < ' ' || r > '~' || strings.ContainsRune(`";\`, r) }
-	if id == "" || len(id) > 256 || strings.ContainsFunc(id, bad) {
-		return refuse(`%s: up to 256 printable ASCII characters without '"', ';' and '\'`, field)
-	}
-	return nil
-}
-
-func checkCACert(field, text string) error {
-	rest := []byte(strings.TrimSpace(text))
-	for len(rest) > 0 {
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil || block.Type != "CERTIFICATE" {
-			return refuse("%s: must be PEM certificates (BEGIN CERTIFICATE)", field)
-		}
-		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
-			return refuse("%s: holds a certificate that cannot be read", field)
-		}
-		rest = []byte(strings.TrimSpace(string(rest)))
-	}
-	return nil
+	b.locks.forgetFailures()
 }

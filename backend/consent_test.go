@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/authserver"
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/sandbox"
 )
 
@@ -215,7 +216,7 @@ func TestConsentIsNotGiven(t *testing.T) {
 		"cancelled at the server": {func(r *rig) map[string]any {
 			r.asked("payer", "")
 			c, _ := loadConfig(r.ctx, r.storage)
-			if err := r.b.port(c).cancel(r.ctx, r.stored("payer").Pending.Continue); err != nil {
+			if err := r.b.clientFor(c).Cancel(r.ctx, r.stored("payer").Pending.Continue); err != nil {
 				r.Fatal(err)
 			}
 			return nil
@@ -246,7 +247,7 @@ func TestUsedReference(t *testing.T) {
 	u, _ := url.Parse(redirect)
 	r.clock.Advance(10 * time.Second)
 	c, _ := loadConfig(r.ctx, r.storage)
-	if _, ok := r.b.port(c).proceed(r.ctx, r.stored("payer").Pending.Continue, u.Query().Get("interact_ref")).(done); !ok {
+	if _, ok := r.b.clientFor(c).Continue(r.ctx, r.stored("payer").Pending.Continue, u.Query().Get("interact_ref")).(authserver.TokenIssued); !ok {
 		t.Fatal("the reference could not be used")
 	}
 	r.fails(400, logical.UpdateOperation, "grants/payer/continue", map[string]any{"redirect": redirect}, "used already", "asked again")
@@ -401,8 +402,8 @@ func TestNewRightsForAnActiveGrant(t *testing.T) {
 	r.live(<-r.goRead(r.ctx, "payer"))
 }
 
-// A lost grant is renewed in its place; what is left of it is cancelled first,
-// because limits are counted for each grant.
+// A lost grant is renewed in its place; what is left of it is cancelled first, because limits are
+// counted for each grant.
 func TestLostGrantIsRenewedInItsPlace(t *testing.T) {
 	r := configured(t)
 	r.consented("payer")

@@ -32,8 +32,8 @@ const testKeyID = "key-1"
 // incomingAccess are rights that need no consent.
 const incomingAccess = `[{"type":"incoming-payment","actions":["create","read","list"]}]`
 
-// rig is an engine as Vault drives it, with a sandbox to talk to over HTTP. Its
-// clock moves when the engine sleeps, so that no test waits.
+// rig is an engine as Vault drives it, with a sandbox to talk to over HTTP. Its clock moves when
+// the engine sleeps, so that no test waits.
 type rig struct {
 	testing.TB
 	ctx     context.Context
@@ -42,6 +42,7 @@ type rig struct {
 	clock   *clockwork.FakeClock
 	sandbox *sandbox.Server
 	key     string // PEM
+	public  ed25519.PublicKey
 	log     *lockedBuffer
 	system  *logical.StaticSystemView
 
@@ -65,7 +66,7 @@ func newRig(t testing.TB) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.key = pemOf(t, private)
+	r.key, r.public = pemOf(t, private), public
 	r.sandbox.PublishKey(testKeyID, public)
 	r.storage = &testStorage{InmemStorage: &logical.InmemStorage{}}
 	r.restart()
@@ -114,8 +115,8 @@ func (r *rig) ask(name string) *logical.Response {
 	return r.ok(logical.UpdateOperation, "grants/"+name, map[string]any{"wallet_address": r.sandbox.WalletAddress("shop"), "access": incomingAccess})
 }
 
-// imported writes what another grant holds as an import under name, and
-// forgets the other: to the engine an imported grant is an interactive one.
+// imported writes what another grant holds as an import under name, and forgets the other: to the
+// engine an imported grant is an interactive one.
 func (r *rig) imported(name string, more map[string]any) {
 	r.Helper()
 	r.ask("elsewhere")
@@ -127,7 +128,7 @@ func (r *rig) imported(name string, more map[string]any) {
 	for k, v := range more {
 		fields[k] = v
 	}
-	for _, key := range []string{grantsPrefix + "elsewhere", slotKey(lookNext(g, r.clock.Now()), "elsewhere")} {
+	for _, key := range []string{grantsPrefix + "elsewhere", slotKey(nextCheck(g, r.clock.Now()), "elsewhere")} {
 		if err := r.storage.InmemStorage.Delete(r.ctx, key); err != nil {
 			r.Fatal(err)
 		}
@@ -135,8 +136,8 @@ func (r *rig) imported(name string, more map[string]any) {
 	r.ok(logical.UpdateOperation, "grants/"+name, fields)
 }
 
-// do sends a request as Vault does: the existence check first where there is
-// one, and answers checked against the path's response schema.
+// do sends a request as Vault does: the existence check first where there is one, and answers
+// checked against the path's response schema.
 func (r *rig) do(ctx context.Context, op logical.Operation, path string, data map[string]any) (*logical.Response, error) {
 	req := &logical.Request{Operation: op, Path: path, Data: data, Storage: r.storage, MountPoint: "op/"}
 	if op == logical.UpdateOperation {
@@ -168,8 +169,8 @@ func (r *rig) ok(op logical.Operation, path string, data map[string]any) *logica
 	return resp
 }
 
-// fails sends a request that has to fail with a status and a text that holds
-// all of the given words.
+// fails sends a request that has to fail with a status and a text that holds all of the given
+// words.
 func (r *rig) fails(status int, op logical.Operation, path string, data map[string]any, words ...string) {
 	r.Helper()
 	resp, err := r.do(r.ctx, op, path, data)
@@ -230,8 +231,8 @@ func (r *rig) revoke(lease *logical.Response) (*logical.Response, error) {
 	return r.b.HandleRequest(r.ctx, r.leaseRequest(logical.RevokeOperation, lease))
 }
 
-// leaseRequest is what Vault sends for a lease: its data and its internal data
-// as they come back from storage.
+// leaseRequest is what Vault sends for a lease: its data and its internal data as they come back
+// from storage.
 func (r *rig) leaseRequest(op logical.Operation, lease *logical.Response) *logical.Request {
 	secret := *lease.Secret
 	secret.InternalData = map[string]any{}
@@ -261,8 +262,8 @@ func (r *rig) stored(name string) *grant {
 
 func (r *rig) put(name string, g *grant) {
 	r.Helper()
-	h := &hold{storage: r.storage.InmemStorage, name: name}
-	if err := h.store(r.ctx, g); err != nil {
+	l := &grantLock{storage: r.storage.InmemStorage, name: name}
+	if err := l.store(r.ctx, g); err != nil {
 		r.Fatal(err)
 	}
 }
@@ -282,7 +283,7 @@ func (r *rig) wake() {
 func (r *rig) tick() {
 	r.Helper()
 	r.wake()
-	for r.b.tending.busy.Load() || r.b.keeping.busy.Load() {
+	for r.b.keyWorker.busy.Load() || r.b.keepaliveWorker.busy.Load() {
 		runtime.Gosched()
 	}
 }

@@ -13,6 +13,8 @@ import (
 	"github.com/hashicorp/go-secure-stdlib/parseutil"
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/authserver"
 )
 
 const (
@@ -21,13 +23,10 @@ const (
 	maxBatchLength = 1 << 20  // bytes; Vault hands the plugin no more
 )
 
-// maxDuration keeps durations far away from what a time.Duration can hold.
-const maxDuration = 10 * 365 * 24 * time.Hour
-
 var nameRegexp = regexp.MustCompile(`^\w([\w.-]*\w)?$`)
 
-// checkInput refuses unknown fields, malformed names and values of the wrong
-// kind, by the field's name and never with its value.
+// checkInput refuses unknown fields, malformed names and values of the wrong kind, by the field's
+// name and never with its value.
 func (b *Backend) checkInput(req *logical.Request) error {
 	switch req.Operation {
 	case logical.CreateOperation, logical.UpdateOperation, logical.PatchOperation,
@@ -45,10 +44,10 @@ func (b *Backend) checkInput(req *logical.Request) error {
 	takes := b.fieldsFor(path, req.Operation)
 	for field, value := range req.Data {
 		if req.Operation == logical.ListOperation && field == "list" {
-			continue // what `?list=true` leaves behind
+			continue // `?list=true` leaves it behind
 		}
 		if !slices.Contains(takes, field) {
-			return refuseUnknown(req, field, takes)
+			return unknownField(req, field, takes)
 		}
 		if err := checkValue(field, path.Fields[field].Type, value, req.Operation); err != nil {
 			return err
@@ -57,9 +56,8 @@ func (b *Backend) checkInput(req *logical.Request) error {
 	return nil
 }
 
-// checkName refuses names that could not be typed, listed or put in a policy
-// without surprises. The pattern of a path takes any name so that this can
-// say what is wrong with it.
+// checkName refuses names that could not be typed, listed or put in a policy without surprises. The
+// pattern of a path takes any name, so that the error can say what is wrong with it.
 func (b *Backend) checkName(req *logical.Request) error {
 	path := b.Route(req.Path)
 	if path == nil {
@@ -80,15 +78,19 @@ func checkGrantName(field, name string) error { return checkNameOf("grant", fiel
 
 func checkNameOf(what, field, name string) error {
 	if len(name) > maxNameLength || !nameRegexp.MatchString(name) || strings.Contains(name, "..") {
-		return refuse("%s: a %s's name has up to %d letters, digits, '_', '-' and single '.', and begins and ends with a letter, a digit or '_'",
-			field, what, maxNameLength)
+		return userErrorf(
+			"%s: a %s's name has up to %d letters, digits, '_', '-' and single '.', and begins and ends with a "+
+				"letter, a digit or '_'",
+			field,
+			what,
+			maxNameLength,
+		)
 	}
 	return nil
 }
 
-// fieldsFor lists the fields that an operation takes: those of the query for
-// reads, lists and deletes, those of the body for writes, and never those that
-// the path itself holds.
+// fieldsFor returns the fields that an operation takes: those of the query for reads, lists and
+// deletes, those of the body for writes, and never those that the path itself holds.
 func (b *Backend) fieldsFor(path *framework.Path, op logical.Operation) []string {
 	inBody := op == logical.CreateOperation || op == logical.UpdateOperation || op == logical.PatchOperation
 	var names []string
@@ -101,7 +103,7 @@ func (b *Backend) fieldsFor(path *framework.Path, op logical.Operation) []string
 	return names
 }
 
-func refuseUnknown(req *logical.Request, field string, takes []string) error {
+func unknownField(req *logical.Request, field string, takes []string) error {
 	if len(field) > maxNameLength {
 		field = field[:maxNameLength] + "…"
 	}
@@ -109,7 +111,7 @@ func refuseUnknown(req *logical.Request, field string, takes []string) error {
 	if len(takes) > 0 {
 		what = "it takes " + strings.Join(takes, ", ")
 	}
-	return refuse("unknown field %q for %s%s: %s", field, req.MountPoint, req.Path, what)
+	return userErrorf("unknown field %q for %s%s: %s", field, req.MountPoint, req.Path, what)
 }
 
 // checkValue refuses a value that is not of the field's kind.
@@ -118,48 +120,48 @@ func checkValue(field string, kind framework.FieldType, value any, op logical.Op
 		if op == logical.PatchOperation {
 			return nil
 		}
-		return refuse("%s: null is only for PATCH, where it restores the default", field)
+		return userErrorf("%s: null is only for PATCH, where it restores the default", field)
 	}
 	limit := maxFieldLength
 	if field == batchField {
 		limit = maxBatchLength
 	}
 	if length(value) > limit {
-		return refuse("%s: longer than %d KiB", field, limit>>10)
+		return userErrorf("%s: longer than %d KiB", field, limit>>10)
 	}
 	switch value.(type) {
 	case map[string]any:
-		return refuse("%s: an object is not allowed here", field)
+		return userErrorf("%s: an object is not allowed here", field)
 	case []any, []string:
 		if kind != framework.TypeSlice && kind != framework.TypeCommaStringSlice {
-			return refuse("%s: a list is not allowed here", field)
+			return userErrorf("%s: a list is not allowed here", field)
 		}
 	}
 	switch kind {
 	case framework.TypeBool:
 		if _, err := parseutil.ParseBool(value); err != nil {
-			return refuse("%s: must be true or false", field)
+			return userErrorf("%s: must be true or false", field)
 		}
 	case framework.TypeInt:
 		if n, err := parseutil.SafeParseInt(value); err != nil || n < 0 || isFraction(value) {
-			return refuse("%s: must be a whole number, not negative", field)
+			return userErrorf("%s: must be a whole number, not negative", field)
 		}
 	case framework.TypeDurationSecond:
 		return checkDuration(field, value)
 	case framework.TypeCommaStringSlice:
 		for _, item := range asList(value) {
 			if _, ok := item.(string); !ok {
-				return refuse("%s: must be a list of texts", field)
+				return userErrorf("%s: must be a list of strings", field)
 			}
 		}
 	}
 	return nil
 }
 
-// length is that of a text, and of all else as JSON.
+// length returns the length of a string, and of anything else as JSON.
 func length(value any) int {
-	if text, ok := value.(string); ok {
-		return len(text)
+	if s, ok := value.(string); ok {
+		return len(s)
 	}
 	encoded, err := json.Marshal(value)
 	if err != nil {
@@ -169,17 +171,17 @@ func length(value any) int {
 }
 
 func checkDuration(field string, value any) error {
-	if seconds, ok := asNumber(value); ok && math.Abs(seconds) > maxDuration.Seconds() {
-		return refuse("%s: longer than ten years", field)
+	if seconds, ok := asNumber(value); ok && math.Abs(seconds) > authserver.MaxDuration.Seconds() {
+		return userErrorf("%s: longer than ten years", field)
 	}
 	d, err := parseutil.ParseDurationSecond(value)
 	switch {
 	case err != nil || isFraction(value) || d%time.Second != 0:
-		return refuse("%s: must be a duration of whole seconds, such as 300 or 5m", field)
+		return userErrorf("%s: must be a duration of whole seconds, such as 300 or 5m", field)
 	case d < 0:
-		return refuse("%s: must not be negative", field)
-	case d > maxDuration:
-		return refuse("%s: longer than ten years", field)
+		return userErrorf("%s: must not be negative", field)
+	case d > authserver.MaxDuration:
+		return userErrorf("%s: longer than ten years", field)
 	}
 	return nil
 }
@@ -189,8 +191,8 @@ func isFraction(value any) bool {
 	return ok && n != math.Trunc(n)
 }
 
-// asNumber reads numbers as they come over HTTP, from the CLI (as text) and
-// across the plugin's border.
+// asNumber reads numbers as they come over HTTP, from the CLI (as strings) and across the plugin's
+// process border.
 func asNumber(value any) (float64, bool) {
 	var text json.Number
 	switch v := value.(type) {
@@ -212,14 +214,14 @@ func asList(value any) []any {
 	return list
 }
 
-// given tells whether the request holds the field; in a PATCH it may be null.
+// given reports whether the request holds the field; in a PATCH it may be null.
 func given(d *framework.FieldData, field string) bool {
 	_, ok := d.Raw[field]
 	return ok
 }
 
-// value reads a field; absent or null is its default. (FieldData.Get turns a
-// null into false or "".)
+// value returns a field's value; its default if it is absent or null. (FieldData.Get turns a null
+// into false or "".)
 func value[T any](d *framework.FieldData, field string) T {
 	v := d.GetDefaultOrZero(field)
 	if d.Raw[field] != nil {

@@ -22,8 +22,8 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// badInput is a request that has to get 400 with a sentence that names the
-// field, and to leave no trace.
+// badInput is a request that has to get 400 with a sentence that names the field, and to leave no
+// trace.
 type badInput struct {
 	what   string
 	change map[string]any // put over the good fields; absent removes
@@ -320,8 +320,8 @@ func TestBadNames(t *testing.T) {
 			}
 		}
 	}
-	// Nor is storage asked for such a name: Vault's view of it answers ".." with
-	// an error, which the caller would see as a 500.
+	// Nor is storage asked for such a name: Vault's view of it answers ".." with an error, which
+	// the caller would see as a 500.
 	r.storage.onRead = func(string) error { return errDisk }
 	found, exists, err := r.b.HandleExistenceCheck(r.ctx, &logical.Request{Operation: logical.UpdateOperation, Path: "grants/a..b", Storage: r.storage})
 	if !found || exists || err != nil {
@@ -394,7 +394,8 @@ func TestWalletDocumentThatNamesAPrivateServer(t *testing.T) {
 	}
 }
 
-// invalidAccess returns what internal/rights rejects as access, as JSON text, by what is wrong with it.
+// invalidAccess returns what internal/rights rejects as access, as JSON text, by what is wrong with
+// it.
 func invalidAccess(t *testing.T) (invalid map[string]string) {
 	t.Helper()
 	raw, err := os.ReadFile(filepath.Join("..", "internal", "rights", "testdata", "invalid.json"))

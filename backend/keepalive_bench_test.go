@@ -17,10 +17,9 @@ import (
 	"github.com/jonboulle/clockwork"
 )
 
-// One tick on which 50 grants are due, besides so many stored ones that are not:
-// what it costs in time, allocations (the server's part among them) and storage
-// operations, and what the engine needs to start and holds in memory. It must not
-// grow with what is stored.
+// One tick on which 50 grants are due, besides so many stored ones that are not: what it costs in
+// time, allocations (the server's part among them) and storage operations, and what the engine
+// needs to start and holds in memory. It must not grow with what is stored.
 func BenchmarkKeepAlive(b *testing.B) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		_, _ = io.WriteString(w, `{"access_token":{"value":"v","manage":"http://`+req.Host+`/token/1","expires_in":600,"access":[{"type":"incoming-payment","actions":["read"]}]}}`)
@@ -78,14 +77,14 @@ func newCrowd(b *testing.B, server string, stored int) *crowd {
 	for i := range stored { // used at one time or another of the last week
 		g := k.model
 		g.ID, g.LastRotation.At = newID(), now.Add(-time.Duration(i+1)*defaultKeepalive/time.Duration(stored+1))
-		k.put(b, fmt.Sprintf("grant-%d", i), &g, lookNext(&g, now))
+		k.put(b, fmt.Sprintf("grant-%d", i), &g, nextCheck(&g, now))
 	}
 	return k
 }
 
 // put stores a grant and its slot.
 func (k *crowd) put(b *testing.B, name string, g *grant, at time.Time) {
-	h := &hold{storage: k.storage, name: name}
+	h := &grantLock{storage: k.storage, name: name}
 	if _, err := h.putSlot(b.Context(), at, slot{}); err != nil {
 		b.Fatal(err)
 	}
@@ -102,7 +101,7 @@ func (k *crowd) makeDue(b *testing.B, n int) {
 			b.Fatal(err)
 		} else if old != nil {
 			g = *old
-			if err := k.storage.Delete(b.Context(), slotKey(lookNext(old, k.clock.Now()), name)); err != nil {
+			if err := k.storage.Delete(b.Context(), slotKey(nextCheck(old, k.clock.Now()), name)); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -111,8 +110,8 @@ func (k *crowd) makeDue(b *testing.B, n int) {
 	}
 }
 
-// start is what Vault does when it mounts the engine on what is stored. The heap
-// is that of an engine that has ticked once.
+// start is what Vault does when it mounts the engine on what is stored. The heap is that of an
+// engine that has ticked once.
 func (k *crowd) start(b *testing.B) {
 	runtime.GC()
 	var before, after runtime.MemStats

@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/authserver"
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/sandbox"
 )
 
@@ -56,8 +57,8 @@ func (r *rig) slotsAt() (list []slotAt) {
 	return list
 }
 
-// indexed checks that each of the stored grants has one slot, in the future and
-// not later than it should be.
+// indexed checks that each of the stored grants has one slot, in the future and not later than it
+// should be.
 func (r *rig) indexed() {
 	r.Helper()
 	want := r.grants()
@@ -97,7 +98,7 @@ func TestLook(t *testing.T) {
 	fresh := func() *grant {
 		g := newGrant("https://wallet.example/client", start)
 		g.Settings.Keepalive = keepalive
-		g.accept(done{Value: "t", Lifetime: 10 * time.Minute, SentAt: start}, string(causeAsk))
+		g.accept(authserver.TokenIssued{Value: "t", Lifetime: 10 * time.Minute, SentAt: start}, causeAsk)
 		return g
 	}
 	const never = -1
@@ -130,7 +131,7 @@ func TestLook(t *testing.T) {
 		if row.change != nil {
 			row.change(g)
 		}
-		rotates, again := look(g, start.Add(row.at+g.spread()))
+		rotates, again := keepaliveAction(g, start.Add(row.at+g.spread()))
 		want := time.Time{}
 		if row.again != never {
 			want = start.Add(row.again + g.spread())
@@ -139,7 +140,7 @@ func TestLook(t *testing.T) {
 			t.Errorf("%s: rotates %v, again after %s; want %v, %s", name, rotates, again.Sub(start)-g.spread(), row.rotates, row.again)
 		}
 	}
-	if rotates, again := look(nil, start); rotates || !again.IsZero() {
+	if rotates, again := keepaliveAction(nil, start); rotates || !again.IsZero() {
 		t.Error("a grant that is gone is looked at")
 	}
 }
@@ -228,8 +229,8 @@ func TestGrantsThatNobodyUsesAreKeptAlive(t *testing.T) {
 	}
 }
 
-// Whoever uses a grant keeps it alive: nothing is sent, and what is rotated by
-// others in the meantime is only moved.
+// Whoever uses a grant keeps it alive: nothing is sent, and what is rotated by others in the
+// meantime is only moved.
 func TestGrantInUseIsNotTouched(t *testing.T) {
 	t.Run("used now and then", func(t *testing.T) {
 		r := withGrant(t)
@@ -271,7 +272,7 @@ func TestGrantInUseIsNotTouched(t *testing.T) {
 		r.awaitUsers("income", 2)
 		release()
 		r.live(<-read)
-		for r.b.keeping.busy.Load() {
+		for r.b.keepaliveWorker.busy.Load() {
 			runtime.Gosched()
 		}
 		if g := r.stored("income"); g.Generation != 2 || g.LastRotation.Cause != string(causeRead) {
@@ -288,8 +289,8 @@ func TestGrantInUseIsNotTouched(t *testing.T) {
 		<-arrived
 		r.wake()
 		r.awaitUsers("income", 2)
-		r.clock.Advance(lockPatience + time.Second)
-		for r.b.keeping.busy.Load() {
+		r.clock.Advance(lockTimeout + time.Second)
+		for r.b.keepaliveWorker.busy.Load() {
 			runtime.Gosched()
 		}
 		release()
@@ -465,7 +466,7 @@ func TestStoredWithoutKeepalive(t *testing.T) {
 func TestSlotsOfOneGrantFallTogether(t *testing.T) {
 	r := withGrant(t)
 	r.tick()
-	h := &hold{b: r.b, storage: r.storage, name: "income"}
+	h := &grantLock{b: r.b, storage: r.storage, name: "income"}
 	for _, early := range []time.Duration{0, time.Second, time.Hour, 30 * time.Hour} {
 		if _, err := h.putSlot(r.ctx, r.clock.Now().Add(defaultKeepalive-early), slot{}); err != nil {
 			t.Fatal(err)
@@ -498,13 +499,13 @@ func TestSlotOfAFormerGrant(t *testing.T) {
 	r.indexed()
 }
 
-// The clock goes back between listing a slot and looking at its grant, which is
-// then not due yet: the slot stays where it is.
+// The clock goes back between listing a slot and looking at its grant, which is then not due yet:
+// the slot stays where it is.
 func TestSlotThatIsNotDueAfterAll(t *testing.T) {
 	r := withGrant(t)
 	one := r.slotsAt()[0]
-	h := &hold{b: r.b, held: &held{}, storage: r.storage, name: "income"}
-	if err := h.keepAlive(r.ctx, "op/", slotKey(one.at.Add(-time.Second), "income")); err != nil {
+	l := &grantLock{b: r.b, entry: &lockEntry{}, storage: r.storage, name: "income"}
+	if err := l.keepAlive(r.ctx, slotKey(one.at.Add(-time.Second), "income")); err != nil {
 		t.Fatal(err)
 	}
 	r.indexed()
@@ -523,8 +524,7 @@ func TestGrantThatIsNotGiven(t *testing.T) {
 	}
 }
 
-// The slot is there before the grant is: whichever write fails, no grant is
-// without one.
+// The slot is there before the grant is: whichever write fails, no grant is without one.
 func TestSlotIsPutBeforeTheGrant(t *testing.T) {
 	for name, write := range map[string]func(r *rig) error{
 		"ask": func(r *rig) error {
@@ -570,8 +570,8 @@ func TestSlotIsPutBeforeTheGrant(t *testing.T) {
 	})
 }
 
-// One row for each thing that can fail while a grant is kept alive. Afterwards it
-// has been rotated once, and is in the index once.
+// One row for each thing that can fail while a grant is kept alive. Afterwards it has been rotated
+// once, and is in the index once.
 func TestKeepAliveFails(t *testing.T) {
 	on := func(prefix string) func(string) error {
 		return func(key string) error {
@@ -662,9 +662,8 @@ func TestDamagedEntries(t *testing.T) {
 	}
 }
 
-// crashBefore lets the engine do something up to the n-th write besides the
-// cursor's, and starts another one on what is stored by then. The old one never
-// comes back.
+// crashBefore lets the engine do something up to the n-th write besides the cursor's, and starts
+// another one on what is stored by then. The old one never comes back.
 func (r *rig) crashBefore(n int, do func()) {
 	r.Helper()
 	var mu sync.Mutex
@@ -699,8 +698,8 @@ func (r *rig) crashBefore(n int, do func()) {
 	r.restart()
 }
 
-// The engine ends before each of the writes of a keep-alive rotation in turn, and
-// is started again: the grant is alive, has been rotated once, and is in the index.
+// The engine ends before each of the writes of a keep-alive rotation in turn, and is started again:
+// the grant is alive, has been rotated once, and is in the index.
 func TestCrashWhileKeepingAlive(t *testing.T) {
 	for point, name := range []string{"the intent", "the answer", "the next slot", "the end of the old slot"} {
 		for _, interactive := range []bool{false, true} {
@@ -812,8 +811,8 @@ func TestNeverMoreThanEightAtOnce(t *testing.T) {
 	r.indexed()
 }
 
-// One grant's server is down for a day: it is asked less and less, the others are
-// kept alive all along, and when it is up again, so is the grant.
+// One grant's server is down for a day: it is asked less and less, the others are kept alive all
+// along, and when it is up again, so is the grant.
 func TestServerThatIsDownForHours(t *testing.T) {
 	r := configured(t)
 	for _, name := range []string{"down", "up"} {
@@ -827,7 +826,7 @@ func TestServerThatIsDownForHours(t *testing.T) {
 			next.ServeHTTP(w, req)
 			return
 		}
-		if n := len(attempts); n == 0 || r.clock.Since(attempts[n-1]) > insistence {
+		if n := len(attempts); n == 0 || r.clock.Since(attempts[n-1]) > retryWindow {
 			attempts = append(attempts, r.clock.Now())
 		}
 		w.WriteHeader(503)
@@ -927,13 +926,13 @@ func TestTickWhileTheWorkerIsBusy(t *testing.T) {
 	arrived, release := r.hang(false)
 	r.wake()
 	<-arrived
-	for r.b.tending.busy.Load() {
+	for r.b.keyWorker.busy.Load() {
 		runtime.Gosched()
 	}
 	before := r.storage.opsSoFar()
 	for range 3 {
 		r.wake()
-		for r.b.tending.busy.Load() {
+		for r.b.keyWorker.busy.Load() {
 			runtime.Gosched()
 		}
 	}
@@ -982,7 +981,7 @@ func TestIdleTickCostsTheSameWhateverIsStored(t *testing.T) {
 		g := r.stored("model")
 		for i := range grants {
 			g.ID = fmt.Sprint(i)
-			h := &hold{b: r.b, storage: r.storage.InmemStorage, name: fmt.Sprintf("g%d", i)}
+			h := &grantLock{b: r.b, storage: r.storage.InmemStorage, name: fmt.Sprintf("g%d", i)}
 			if _, err := h.schedule(r.ctx, nil, g); err != nil {
 				t.Fatal(err)
 			}
@@ -1041,7 +1040,7 @@ func TestCursor(t *testing.T) {
 func (r *rig) moveSlot(d time.Duration) {
 	r.Helper()
 	one := r.slotsAt()[0]
-	h := &hold{b: r.b, storage: r.storage.InmemStorage, name: one.name}
+	h := &grantLock{b: r.b, storage: r.storage.InmemStorage, name: one.name}
 	if err := r.storage.InmemStorage.Delete(r.ctx, slotKey(one.at.Add(-time.Second), one.name)); err != nil {
 		r.Fatal(err)
 	}

@@ -4,10 +4,7 @@ package backend
 
 import (
 	"context"
-	"crypto/ed25519"
-	"crypto/x509"
 	"encoding/base64"
-	"encoding/pem"
 	"fmt"
 	"strings"
 	"time"
@@ -19,14 +16,14 @@ const (
 	keysPrefix = "keys/"
 	keyVersion = 1
 
-	keyPending  = "pending"  // made, and not used before the client's wallet publishes it
+	keyPending  = "pending"  // generated, and not used before the client's wallet publishes it
 	keyActive   = "active"   // config's
-	keyRetiring = "retiring" // not used any more, and still to be published for a while
+	keyRetiring = "retiring" // no longer used, and still to be published for a while
 
 	defaultRetireAfter = 24 * time.Hour
 )
 
-// clientKey is a stored key besides the active one, which is in config.
+// clientKey is a stored key other than the active one, which is in config.
 type clientKey struct {
 	Version     int           `json:"version"`
 	KeyID       string        `json:"key_id"`
@@ -37,44 +34,15 @@ type clientKey struct {
 	RetiresAt   time.Time     `json:"retires_at"`   // retiring: when it is destroyed
 }
 
-// newPrivateKey makes a key, as PEM.
-func newPrivateKey() (string, error) {
-	_, key, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		return "", fmt.Errorf("make a key: %w", err)
-	}
-	return encodePrivateKey(key)
-}
-
-func encodePrivateKey(key ed25519.PrivateKey) (string, error) {
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return "", fmt.Errorf("encode the key: %w", err)
-	}
-	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})), nil
+// activeKey returns config's own key.
+func (c *config) activeKey() *clientKey {
+	return &clientKey{KeyID: c.KeyID, PrivateKey: c.PrivateKey, State: keyActive, CreatedAt: c.KeyCreatedAt}
 }
 
 func newKeyID() string { return "vault-" + strings.ToLower(newID()[:12]) }
 
-// publicJWK is a key as the client's wallet publishes it in its jwks.json
-// (RFC 8037; json-web-key of the wallet address OpenAPI document).
-func publicJWK(keyID, privateKey string) (map[string]any, error) {
-	key, err := parsePrivateKey("private_key", privateKey)
-	if err != nil {
-		return nil, err
-	}
-	return map[string]any{
-		"kid": keyID,
-		"alg": "EdDSA",
-		"use": "sig",
-		"kty": "OKP",
-		"crv": "Ed25519",
-		"x":   base64.RawURLEncoding.EncodeToString(key.Public().(ed25519.PublicKey)),
-	}, nil
-}
-
-// loadKeys reads the keys besides the active one. One that bears the active
-// one's id is what a crash has left of its becoming active.
+// loadKeys reads the keys other than the active one. A key that bears the active one's id was left
+// by a crash during its activation.
 func loadKeys(ctx context.Context, s logical.Storage, c *config) ([]*clientKey, error) {
 	ids, err := s.List(ctx, keysPrefix)
 	if err != nil {
@@ -91,7 +59,8 @@ func loadKeys(ctx context.Context, s logical.Storage, c *config) ([]*clientKey, 
 		}
 		var k clientKey
 		if entry.DecodeJSON(&k) != nil || k.Version > keyVersion {
-			return nil, fmt.Errorf("the stored key %q is damaged, or was written by a newer version of the engine", id)
+			return nil, fmt.Errorf("the stored key %q is damaged, or was written by a newer version of the "+
+				"engine", id)
 		}
 		if k.KeyID != c.KeyID {
 			keys = append(keys, &k)
@@ -122,11 +91,18 @@ func pendingKey(keys []*clientKey) *clientKey {
 	return nil
 }
 
-// activate makes a pending key the one that signs. The one before it is stored as
-// retiring first: whatever a crash leaves, config says which is active.
+// activate makes a pending key the one that signs. The key before it is stored as retiring first:
+// whatever a crash leaves, config says which is active.
 func (b *Backend) activate(ctx context.Context, s logical.Storage, c *config, k *clientKey) error {
 	now := b.clock.Now()
-	old := &clientKey{Version: keyVersion, KeyID: c.KeyID, PrivateKey: c.PrivateKey, State: keyRetiring, CreatedAt: c.KeyCreatedAt, RetiresAt: now.Add(k.RetireAfter)}
+	old := &clientKey{
+		Version:    keyVersion,
+		KeyID:      c.KeyID,
+		PrivateKey: c.PrivateKey,
+		State:      keyRetiring,
+		CreatedAt:  c.KeyCreatedAt,
+		RetiresAt:  now.Add(k.RetireAfter),
+	}
 	if err := old.store(ctx, s); err != nil {
 		return err
 	}
@@ -142,9 +118,9 @@ func (b *Backend) activate(ctx context.Context, s logical.Storage, c *config, k 
 	return s.Delete(ctx, k.storageKey())
 }
 
-// tend uses a pending key once the client's wallet publishes it, and destroys
-// retired ones. force does not ask the wallet. The caller holds configMu.
-func (b *Backend) tend(ctx context.Context, s logical.Storage, c *config, force bool) error {
+// advanceKeys activates a pending key once the client's wallet publishes it, and destroys retired
+// ones. force does not ask the wallet. The caller holds configMu.
+func (b *Backend) advanceKeys(ctx context.Context, s logical.Storage, c *config, force bool) error {
 	keys, err := loadKeys(ctx, s, c)
 	if err != nil {
 		return err
@@ -163,9 +139,9 @@ func (b *Backend) tend(ctx context.Context, s logical.Storage, c *config, force 
 		return nil
 	}
 	if !force {
-		as := *c
-		as.KeyID, as.PrivateKey = k.KeyID, k.PrivateKey
-		published, err := b.port(&as).keyPublished(ctx)
+		next := *c
+		next.KeyID, next.PrivateKey = k.KeyID, k.PrivateKey
+		published, err := b.clientFor(&next).KeyPublished(ctx)
 		if err != nil {
 			return fmt.Errorf("whether the client's wallet publishes the pending key cannot be told: %w", err)
 		}
@@ -176,13 +152,13 @@ func (b *Backend) tend(ctx context.Context, s logical.Storage, c *config, force 
 	return b.activate(ctx, s, c, k)
 }
 
-// tendKeys looks after the client's keys in the background.
-func (b *Backend) tendKeys(ctx context.Context, s logical.Storage) error {
+// maintainKeys advances the client's keys in the background.
+func (b *Backend) maintainKeys(ctx context.Context, s logical.Storage) error {
 	b.configMu.Lock()
 	defer b.configMu.Unlock()
 	c, err := loadConfig(ctx, s)
 	if err != nil || c == nil {
 		return err
 	}
-	return b.tend(ctx, s, c, false)
+	return b.advanceKeys(ctx, s, c, false)
 }

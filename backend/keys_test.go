@@ -208,13 +208,13 @@ func TestTickUsesAPublishedKey(t *testing.T) {
 		t.Error("the retired key is not destroyed")
 	}
 	r.b.Cleanup(r.ctx)
-	if err := r.b.tick(r.ctx, &logical.Request{Storage: r.storage}); err != nil || r.b.tending.busy.Load() {
+	if err := r.b.tick(r.ctx, &logical.Request{Storage: r.storage}); err != nil || r.b.keyWorker.busy.Load() {
 		t.Error("a tick after Clean has begun something")
 	}
 }
 
-// One row per write of a key's becoming active that fails: what is stored always
-// names one active key that works.
+// One row per write of a key's becoming active that fails: what is stored always names one active
+// key that works.
 func TestStorageFailsWhileAKeyBecomesActive(t *testing.T) {
 	for write := 1; write <= 3; write++ {
 		r := withGrant(t)

@@ -4,7 +4,6 @@ package backend
 
 import (
 	"net/http"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -15,8 +14,7 @@ import (
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/sandbox"
 )
 
-// expiresIn makes the sandbox answer rotations with another expires_in (JSON);
-// empty leaves it out.
+// expiresIn makes the sandbox answer rotations with another expires_in (JSON); empty leaves it out.
 func (r *rig) expiresIn(value string) {
 	r.answers("rotate", func(body string) string {
 		if value == "" {
@@ -105,8 +103,8 @@ func TestTTLOfALease(t *testing.T) {
 	}
 }
 
-// Vault's own arithmetic (framework.CalculateTTL) must not let a lease outlive
-// its token, whatever increment a caller asks for.
+// Vault's own arithmetic (framework.CalculateTTL) must not let a lease outlive its token, whatever
+// increment a caller asks for.
 func TestIncrementsAreCapped(t *testing.T) {
 	for _, increment := range []time.Duration{0, time.Second, time.Hour, 1000 * time.Hour} {
 		r := withGrant(t)
@@ -286,8 +284,8 @@ func TestRevocationOfAnUnknownLife(t *testing.T) {
 	}
 }
 
-// An interactive grant whose token is found dead by a revocation is lost, and
-// the revocation is done.
+// An interactive grant whose token is found dead by a revocation is lost, and the revocation is
+// done.
 func TestRevocationThatFindsTheGrantLost(t *testing.T) {
 	r := configured(t)
 	r.imported("payer", nil)
@@ -301,9 +299,8 @@ func TestRevocationThatFindsTheGrantLost(t *testing.T) {
 	}
 }
 
-// Vault revokes many leases one after the other ("lease revoke -force -prefix",
-// "secrets disable"). While their server is down, only the first one takes its time;
-// yet each is tried.
+// Vault revokes many leases one after the other ("lease revoke -force -prefix", "secrets disable").
+// While their server is down, only the first one takes its time; yet each is tried.
 func TestRevocationsWhileTheServerIsDown(t *testing.T) {
 	r := configured(t)
 	leases := map[string]*logical.Response{}
@@ -399,17 +396,5 @@ func TestTokenOfTheDefaultGrant(t *testing.T) {
 	}
 	if resp.Data["authorization"] != "GNAP "+tokenOf(resp) {
 		t.Error("authorization is not the header's value")
-	}
-}
-
-func TestReadLifetime(t *testing.T) {
-	for raw, want := range map[string]time.Duration{
-		"600": 600 * time.Second, `"600"`: 600 * time.Second, "0.5": 500 * time.Millisecond,
-		"": 0, "null": 0, "true": 0, "NaN": 0, `"Inf"`: 0, "-0": 0, "1e12": 0, "315360001": 0,
-		strconv.Itoa(10 * 365 * 24 * 3600): maxDuration,
-	} {
-		if got := readLifetime([]byte(raw)); got != want {
-			t.Errorf("%q: %s, want %s", raw, got, want)
-		}
 	}
 }

@@ -101,25 +101,6 @@ func TestConfigVerifies(t *testing.T) {
 	})
 }
 
-func TestWalletAddresses(t *testing.T) {
-	for text, want := range map[string]string{
-		"https://wallet.example/alice":      "https://wallet.example/alice",
-		"https://wallet.example":            "https://wallet.example",
-		"https://wallet.example:8443/a/b":   "https://wallet.example:8443/a/b",
-		"$wallet.example/alice":             "https://wallet.example/alice",
-		"$wallet.example":                   "https://wallet.example/.well-known/pay",
-		"$wallet.example/":                  "https://wallet.example/.well-known/pay",
-		"http://127.0.0.1:4001/alice":       "http://127.0.0.1:4001/alice",
-		"http://[::1]:4001/alice":           "http://[::1]:4001/alice",
-		"http://localhost/alice":            "http://localhost/alice",
-		"https://xn--bcher-kva.example/al~": "https://xn--bcher-kva.example/al~",
-	} {
-		if got, err := parseWalletAddress("wallet_address", text); err != nil || got != want {
-			t.Errorf("%s: %s %v", text, got, err)
-		}
-	}
-}
-
 func TestNewerLayoutIsNotTouched(t *testing.T) {
 	r := withGrant(t)
 	g := r.stored("income")

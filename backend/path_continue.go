@@ -18,17 +18,25 @@ interact_ref and hash, or with a result that says why not. Write both here, or
 the whole URL as redirect. The hash is checked before the server is asked.
 
 A grant that was asked for without a finish_uri is polled: write without fields.
-If the server wants a pause first, it is waited for.
+If the server wants a pause first, the request waits for it.
 `
 )
 
 func (b *Backend) pathContinue() *framework.Path {
 	sensitive := func(description string) *framework.FieldSchema {
-		return &framework.FieldSchema{Type: framework.TypeString, Description: description, DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}}
+		return &framework.FieldSchema{
+			Type:         framework.TypeString,
+			Description:  description,
+			DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
+		}
 	}
 	return &framework.Path{
-		Pattern:      "grants/(?P<name>.+)/continue",
-		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationVerb: "continue", OperationSuffix: "grant"},
+		Pattern: "grants/(?P<name>.+)/continue",
+		DisplayAttrs: &framework.DisplayAttributes{
+			OperationPrefix: operationPrefix,
+			OperationVerb:   "continue",
+			OperationSuffix: "grant",
+		},
 		Fields: map[string]*framework.FieldSchema{
 			"name":         nameField,
 			"interact_ref": sensitive("The reference that the owner's browser brought."),
@@ -36,21 +44,28 @@ func (b *Backend) pathContinue() *framework.Path {
 			"redirect":     sensitive("The whole URL that the owner's browser was sent to, in place of the two."),
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.UpdateOperation: operation("Finish or poll a pending grant.", http.StatusOK, grantFields, b.continueGrant),
+			logical.UpdateOperation: operation(
+				"Finish or poll a pending grant.",
+				http.StatusOK,
+				grantResponse,
+				b.writeContinue,
+			),
 		},
 		HelpSynopsis:    continueSynopsis,
 		HelpDescription: continueDescription,
 	}
 }
 
-func (b *Backend) continueGrant(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *Backend) writeContinue(
+	ctx context.Context, req *logical.Request, d *framework.FieldData,
+) (*logical.Response, error) {
 	r, err := parseReply(value[string](d, "interact_ref"), value[string](d, "hash"), value[string](d, "redirect"))
 	if err != nil {
-		return answerError(err)
+		return errorResponse(err)
 	}
-	g, err := b.proceed(ctx, req, d.Get("name").(string), r)
+	g, err := b.continueGrant(ctx, req.Storage, d.Get("name").(string), r)
 	if err != nil {
-		return answerError(err)
+		return errorResponse(err)
 	}
 	return &logical.Response{Data: describe(g)}, nil
 }

@@ -21,8 +21,8 @@ Reading asks the authorization server for a new grant with the role's rights, wh
 must be such as need no consent, and hands its token out. No other reader has it, so
 no other reader can take it away.
 
-The lease never outlives the token. Renewing it rotates the token and answers the
-new one, in the renewal's answer. Revoking it cancels the grant at the server, and
+The lease never outlives the token. Renewing it rotates the token and returns the
+new one in the renewal's response. Revoking it cancels the grant at the server, and
 so does its expiry.
 `
 )
@@ -33,7 +33,12 @@ func (b *Backend) pathCreds() *framework.Path {
 		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: "credentials"},
 		Fields:       map[string]*framework.FieldSchema{"name": roleField},
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.ReadOperation: operation("Ask for a grant and hand its token out as a lease.", http.StatusOK, credsFields, b.readCreds),
+			logical.ReadOperation: operation(
+				"Ask for a grant and hand its token out as a lease.",
+				http.StatusOK,
+				credsFields,
+				b.readCreds,
+			),
 		},
 		HelpSynopsis:    issueSynopsis,
 		HelpDescription: issueDescription,
@@ -44,7 +49,11 @@ func (b *Backend) pathCreds() *framework.Path {
 var credsFields = func() map[string]*framework.FieldSchema {
 	fields := maps.Clone(tokenFields)
 	delete(fields, "grant")
-	fields["role"] = &framework.FieldSchema{Type: framework.TypeString, Required: true, Description: "Name of the role."}
+	fields["role"] = &framework.FieldSchema{
+		Type:        framework.TypeString,
+		Required:    true,
+		Description: "Name of the role.",
+	}
 	return fields
 }()
 
@@ -64,42 +73,47 @@ func (b *Backend) secretCreds() *framework.Secret {
 	}
 }
 
-func (b *Backend) readCreds(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
-	i, err := b.beginIssue(ctx, req, d.Get("name").(string))
+func (b *Backend) readCreds(
+	ctx context.Context, req *logical.Request, d *framework.FieldData,
+) (*logical.Response, error) {
+	i, err := b.beginIssuance(ctx, req.Storage, d.Get("name").(string))
 	if err != nil {
-		return answerError(err)
+		return errorResponse(err)
 	}
 	if err := i.run(ctx); err != nil {
-		return answerError(err)
+		return errorResponse(err)
 	}
-	internal, err := i.leased().internal()
+	lg := i.leaseGrant()
+	internal, err := lg.internal()
 	if err != nil {
 		return nil, err
 	}
-	resp := b.Secret(credsType).Response(credsData(i.role, i.grant), internal)
+	resp := b.Secret(credsType).Response(credsData(lg.Role, lg.Grant), internal)
 	resp.Secret.TTL, resp.Secret.MaxTTL = i.ttl, i.ttl
-	resp.Secret.Renewable = i.grant.Settings.Renewable && i.grant.Manage != ""
-	warnLifetime(resp, i.grant)
+	resp.Secret.Renewable = lg.Grant.Settings.Renewable && lg.Grant.Manage != ""
+	warnLifetime(resp, lg.Grant)
 	return resp, nil
 }
 
-// renewCreds rotates and answers the new token with the lease. Its errors are
-// plain, as renewToken's.
-func (b *Backend) renewCreds(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	l, err := readLeased(req)
+// renewCreds rotates and returns the new token with the lease. Its errors are plain, as
+// renewToken's.
+func (b *Backend) renewCreds(
+	ctx context.Context, req *logical.Request, _ *framework.FieldData,
+) (*logical.Response, error) {
+	lg, err := readLeaseGrant(req)
 	if err != nil {
 		return nil, err
 	}
-	h, err := b.hold(ctx, req.Storage, l.lock())
+	l, err := b.lockGrant(ctx, req.Storage, lg.lockName())
 	if err != nil {
 		return nil, err
 	}
-	defer h.release()
-	end := req.Secret.IssueTime.Add(leaseLimit(l.Grant, b.System().MaxLeaseTTL()))
+	defer l.release()
+	end := req.Secret.IssueTime.Add(leaseLimit(lg.Grant, b.System().MaxLeaseTTL()))
 	if end.Sub(b.clock.Now()) < minLease {
-		return nil, leaseOver(l.path(req.MountPoint))
+		return nil, leaseOver(lg.path(ctx))
 	}
-	a, err := l.rotate(ctx, h, req.MountPoint)
+	a, err := lg.rotate(ctx, l)
 	if err != nil {
 		return nil, err
 	}
@@ -109,39 +123,42 @@ func (b *Backend) renewCreds(ctx context.Context, req *logical.Request, _ *frame
 	if ttl < minLease { // the lease ended while the server was waited for, or its new token is too short
 		a.cancelUnused(context.WithoutCancel(ctx))
 		if left < minLease {
-			return nil, leaseOver(l.path(req.MountPoint))
+			return nil, leaseOver(lg.path(ctx))
 		}
 		return nil, tooShort(a.grant)
 	}
-	l.Grant = a.grant
-	internal, err := l.internal()
+	lg.Grant = a.grant
+	internal, err := lg.internal()
 	if err != nil {
 		return nil, err
 	}
-	resp := b.Secret(credsType).Response(credsData(l.Role, l.Grant), internal)
-	prolong(resp.Secret, req.Secret, now, ttl)
-	warnLifetime(resp, l.Grant)
+	resp := b.Secret(credsType).Response(credsData(lg.Role, lg.Grant), internal)
+	extend(resp.Secret, req.Secret, now, ttl)
+	warnLifetime(resp, lg.Grant)
 	return resp, nil
 }
 
-// revokeCreds cancels the lease's grant. Vault calls it at expiry, too, and again
-// when it answers an error.
-func (b *Backend) revokeCreds(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	l, err := readLeased(req)
+// revokeCreds cancels the lease's grant. Vault also calls it at expiry, and again when it returns
+// an error.
+func (b *Backend) revokeCreds(
+	ctx context.Context, req *logical.Request, _ *framework.FieldData,
+) (*logical.Response, error) {
+	lg, err := readLeaseGrant(req)
 	if err != nil {
 		return nil, err
 	}
-	h, err := b.hold(ctx, req.Storage, l.lock())
+	l, err := b.lockGrant(ctx, req.Storage, lg.lockName())
 	if err != nil {
 		return nil, err
 	}
-	defer h.release()
-	if err := b.endLeased(ctx, req, l); err != nil {
-		if mayLive(l.Grant, b.clock.Now()) {
+	defer l.release()
+	if err := b.cancelLeaseGrant(ctx, req.Storage, lg); err != nil {
+		if mayBeLive(lg.Grant, b.clock.Now()) {
 			return nil, err
 		}
-		b.Logger().Warn("a lease is over whose grant could not be cancelled; its token has expired", l.about(err)...)
+		b.Logger().
+			Warn("a lease is over whose grant could not be cancelled; its token has expired", lg.logFields(err)...)
 	}
-	h.failure = failure{}
+	l.entry.failure = recentFailure{}
 	return nil, nil
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/authserver"
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/sandbox"
 )
 
@@ -38,7 +39,7 @@ func (r *rig) goCreds(ctx context.Context, role string) <-chan result {
 // grantOf is what a lease of creds remembers of its grant.
 func (r *rig) grantOf(lease *logical.Response) *grant {
 	r.Helper()
-	l, err := readLeased(r.leaseRequest(logical.RenewOperation, lease))
+	l, err := readLeaseGrant(r.leaseRequest(logical.RenewOperation, lease))
 	if err != nil {
 		r.Fatal(err)
 	}
@@ -56,8 +57,8 @@ func (r *rig) keys() []string {
 	return slices.DeleteFunc(keys, func(key string) bool { return key == cursorKey })
 }
 
-// nothingMore checks that storage holds what it held, and that no secret of a
-// lease is in the log or the given text.
+// nothingMore checks that storage holds what it held, and that no secret of a lease is in the log
+// or the given text.
 func (r *rig) nothingMore(before []string, leases ...*logical.Response) {
 	r.Helper()
 	r.want("storage", r.keys(), before...)
@@ -134,13 +135,13 @@ func TestCreds(t *testing.T) {
 		t.Error("a revocation cancels the lease's own grant and no other")
 	}
 	r.nothingMore(before, first, second, renewed, again)
-	if n := len(r.b.holds.byKey); n != 0 {
+	if n := len(r.b.locks.byName); n != 0 {
 		t.Errorf("%d locks are remembered", n)
 	}
 }
 
-// The token is in the lease's data alone: not in its internal data, and never in
-// storage, not even while it is being asked for.
+// The token is in the lease's data alone: not in its internal data, and never in storage, not even
+// while it is being asked for.
 func TestTokenOfALeaseIsStoredNowhere(t *testing.T) {
 	r := withRole(t)
 	var written []string
@@ -281,7 +282,7 @@ func TestNoAnswerForCredsWithinAMinute(t *testing.T) {
 	arrived, release := r.hangOn("grant", false)
 	read := r.goCreds(r.ctx, "till")
 	<-arrived
-	r.clock.Advance(patience + time.Second)
+	r.clock.Advance(authserver.AnswerTimeout + time.Second)
 	res := <-read
 	r.failed(504, res.resp, res.err, r.sandbox.URL(), "in time")
 	release()
@@ -374,8 +375,8 @@ func TestCredsWithoutAContinuation(t *testing.T) {
 	}
 }
 
-// A host that was typed into the role may be reached wherever it is, by all that is
-// sent for its leases.
+// A host that was typed into the role may be reached wherever it is, by all that is sent for its
+// leases.
 func TestHostsTypedIntoARole(t *testing.T) {
 	r := configured(t)
 	local := strings.Replace(r.sandbox.AuthServer(), "127.0.0.1", "localhost", 1)
@@ -433,8 +434,8 @@ func TestCredsOfAnUnknownLife(t *testing.T) {
 	}
 }
 
-// One row per dependency that fails while a lease is made. A failing server is one
-// that cannot be reached for cancelling.
+// One row per dependency that fails while a lease is made. A failing server is one that cannot be
+// reached for cancelling.
 func TestStorageFailsWhileALeaseIsMade(t *testing.T) {
 	failing := func(from int, cause error) func(*rig) {
 		return func(r *rig) { r.storage.failPuts(from, cause) }
@@ -593,8 +594,8 @@ func TestServerMisbehavesOnceAtARenewal(t *testing.T) {
 	}
 }
 
-// Whatever a renewal fails of, the lease can be renewed later, unless its token is
-// dead; and it can always be revoked.
+// Whatever a renewal fails of, the lease can be renewed later, unless its token is dead; and it can
+// always be revoked.
 func TestRenewalOfCredsFails(t *testing.T) {
 	misbehave := func(m sandbox.Misbehaviour) func(*rig) {
 		return func(r *rig) { m.On = []string{"rotate"}; r.sandbox.Misbehave(m) }
@@ -648,7 +649,7 @@ func TestRenewalOfCredsFails(t *testing.T) {
 			if _, err := r.revoke(lease); err != nil || r.sandbox.LiveTokens() != 0 {
 				t.Errorf("%v", err)
 			}
-			if n := len(r.b.holds.byKey); n != 0 {
+			if n := len(r.b.locks.byName); n != 0 {
 				t.Errorf("%d failures are remembered", n)
 			}
 		})
@@ -691,7 +692,7 @@ func TestFailingLeaseAnswersAtOnce(t *testing.T) {
 	if _, err := r.revoke(lease); err != nil || r.sandbox.Live(tokenOf(lease)) {
 		t.Errorf("%v", err)
 	}
-	if n := len(r.b.holds.byKey); n != 0 {
+	if n := len(r.b.locks.byName); n != 0 {
 		t.Errorf("%d failures are remembered", n)
 	}
 }
@@ -968,7 +969,7 @@ func TestMayLive(t *testing.T) {
 		"unknown":                {false, -unknownLife + time.Nanosecond, true},
 		"unknown, but long over": {false, -unknownLife, false},
 	} {
-		if got := mayLive(&grant{LifeKnown: row.known, ExpiresAt: now.Add(row.left)}, now); got != row.want {
+		if got := mayBeLive(&grant{LifeKnown: row.known, ExpiresAt: now.Add(row.left)}, now); got != row.want {
 			t.Errorf("%s: %v", name, got)
 		}
 	}

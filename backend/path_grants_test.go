@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/authserver"
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/sandbox"
 )
 
@@ -31,8 +32,8 @@ func TestAskForAGrant(t *testing.T) {
 	}
 }
 
-// Writing a grant again replaces it: the new one is there before the old one is
-// cancelled, and leases of the old one are superseded.
+// Writing a grant again replaces it: the new one is there before the old one is cancelled, and
+// leases of the old one are superseded.
 func TestAskForAnotherGrantInItsPlace(t *testing.T) {
 	r := withGrant(t)
 	lease := r.read("income")
@@ -55,7 +56,7 @@ func TestAskInThePlaceOfAnImport(t *testing.T) {
 	r := configured(t)
 	r.imported("income", nil)
 	g := r.stored("income")
-	g.Continue = continuation{}
+	g.Continue = authserver.Continuation{}
 	r.put("income", g)
 	r.ask("income")
 	if r.sandbox.LiveTokens() != 1 || r.stored("income").Interactive {
@@ -114,8 +115,8 @@ func TestAskingFails(t *testing.T) {
 	}
 }
 
-// The digest of a body is computed by servers over what JSON.stringify makes of
-// it; the sandbox checks it so.
+// The digest of a body is computed by servers over what JSON.stringify makes of it; the sandbox
+// checks it so.
 func TestRightsWithSignsThatJSONEscapes(t *testing.T) {
 	r := configured(t)
 	r.ok(logical.UpdateOperation, "grants/income", map[string]any{
@@ -124,8 +125,8 @@ func TestRightsWithSignsThatJSONEscapes(t *testing.T) {
 	})
 }
 
-// A crash between the intent and the answer leaves an entry without a token; it
-// is asked for when it is read.
+// A crash between the intent and the answer leaves an entry without a token; it is asked for when
+// it is read.
 func TestCrashWhileAsking(t *testing.T) {
 	r := configured(t)
 	in, out := make(chan struct{}), make(chan struct{})
@@ -274,7 +275,7 @@ func TestDelete(t *testing.T) {
 		"gone already": {func(r *rig) { r.cancelAtServer("income") }, false, 200, "", false, 0},
 		"without a continuation": {func(r *rig) {
 			g := r.stored("income")
-			g.Continue = continuation{}
+			g.Continue = authserver.Continuation{}
 			r.put("income", g)
 		}, false, 200, "", false, 0},
 		"server down":             {func(r *rig) { r.sandbox.Misbehave(sandbox.Misbehaviour{Reset: true}) }, false, 502, "could not be reached", true, 1},
@@ -321,7 +322,7 @@ func (r *rig) cancelAtServer(name string) {
 	r.Helper()
 	c, err := loadConfig(r.ctx, r.storage)
 	if err == nil {
-		err = r.b.port(c).cancel(r.ctx, r.stored(name).Continue)
+		err = r.b.clientFor(c).Cancel(r.ctx, r.stored(name).Continue)
 	}
 	if err != nil {
 		r.Fatal(err)

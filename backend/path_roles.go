@@ -11,8 +11,6 @@ import (
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
-
-	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/uri"
 )
 
 const (
@@ -21,19 +19,20 @@ const (
 
 	rolesSynopsis    = `The names of the stored roles.`
 	rolesDescription = `
-after and limit page through many; vault list cannot send them, but
-vault read op/roles list=true after=NAME limit=20 can.
+after and limit page through many. vault list cannot send them, but
+vault read op/roles list=true after=NAME limit=20 can, and bao list
+-after=NAME -limit=20.
 `
 	roleSynopsis    = `A role: which grants creds/NAME asks for, where, and how their leases live.`
 	roleDescription = `
 A role takes what asking for a grant takes: wallet_address of the owner (whose
 document names the servers) or auth_server (the grant endpoint itself), and access,
 the JSON list of rights, which must be such as need no consent. The document is
-fetched when the place is written; reads of creds/NAME use what it said then.
+fetched when one of these is written; reads of creds/NAME use what it said then.
 
 A field that is left out of a later write stays as it is. A role holds no grant, so
 it may be used by whichever client config names. Deleting a role leaves the leases
-that it was read for; they are renewed and revoked as ever.
+that it was read for; they are renewed and revoked as before.
 `
 )
 
@@ -42,24 +41,31 @@ var roleField = &framework.FieldSchema{
 	Description: "Name of the role.",
 }
 
-// What a role is made of goes by the names that grants have for it.
+// A role's fields have the names that a grant's have.
 var (
-	placeFields = []string{"access", "wallet_address", "auth_server", "resource_server"}
-	roleFields  = slices.Concat(placeFields, []string{"ttl", "max_ttl", "renewable"})
+	roleParams = []string{"access", "wallet_address", "auth_server", "resource_server"}
+	roleFields = slices.Concat(roleParams, []string{"ttl", "max_ttl", "renewable"})
 )
 
 func (b *Backend) pathRolesList() *framework.Path {
 	return &framework.Path{
-		Pattern:      "roles/?$",
-		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: "roles", Navigation: true, ItemType: "Role"},
-		Fields:       pageFields,
+		Pattern: "roles/?$",
+		DisplayAttrs: &framework.DisplayAttributes{
+			OperationPrefix: operationPrefix,
+			OperationSuffix: "roles",
+			Navigation:      true,
+			ItemType:        "Role",
+		},
+		Fields: pageFields,
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ListOperation: &framework.PathOperation{
 				Callback: b.listRoles,
 				Summary:  "List the stored roles.",
-				Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: map[string]*framework.FieldSchema{
-					"keys": {Type: framework.TypeStringSlice, Description: "Names."},
-				}}}},
+				Responses: map[int][]framework.Response{
+					http.StatusOK: {{Description: "OK", Fields: map[string]*framework.FieldSchema{
+						"keys": {Type: framework.TypeStringSlice, Description: "Names."},
+					}}},
+				},
 			},
 		},
 		HelpSynopsis:    rolesSynopsis,
@@ -68,16 +74,19 @@ func (b *Backend) pathRolesList() *framework.Path {
 }
 
 func (b *Backend) pathRole() *framework.Path {
-	fields, answer := map[string]*framework.FieldSchema{"name": roleField}, map[string]*framework.FieldSchema{}
-	ofGrant := b.pathGrant().Fields
+	fields, response := map[string]*framework.FieldSchema{"name": roleField}, map[string]*framework.FieldSchema{}
 	for _, name := range roleFields {
-		fields[name], answer[name] = ofGrant[name], grantFields[name]
+		fields[name], response[name] = grantFields[name], grantResponse[name]
 	}
-	write := operation("Store or change a role.", http.StatusOK, answer, b.writeRole)
+	write := operation("Store or change a role.", http.StatusOK, response, b.writeRole)
 	return &framework.Path{
-		Pattern:      "roles/(?P<name>.+)",
-		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationSuffix: "role", ItemType: "Role"},
-		Fields:       fields,
+		Pattern: "roles/(?P<name>.+)",
+		DisplayAttrs: &framework.DisplayAttributes{
+			OperationPrefix: operationPrefix,
+			OperationSuffix: "role",
+			ItemType:        "Role",
+		},
+		Fields: fields,
 		ExistenceCheck: func(ctx context.Context, req *logical.Request, d *framework.FieldData) (bool, error) {
 			r, err := loadRole(ctx, req.Storage, d.Get("name").(string))
 			return r != nil, err
@@ -85,18 +94,28 @@ func (b *Backend) pathRole() *framework.Path {
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.CreateOperation: write,
 			logical.UpdateOperation: write,
-			logical.PatchOperation:  operation("Change parts of a role; null restores a default.", http.StatusOK, answer, b.patchRole),
-			logical.ReadOperation:   operation("Read a role.", http.StatusOK, answer, b.readRole),
-			logical.DeleteOperation: operation("Forget a role. Its leases live on.", http.StatusNoContent, nil, b.deleteRole),
+			logical.PatchOperation: operation(
+				"Change parts of a role; null restores a default.",
+				http.StatusOK,
+				response,
+				b.patchRole,
+			),
+			logical.ReadOperation: operation("Read a role.", http.StatusOK, response, b.readRole),
+			logical.DeleteOperation: operation(
+				"Forget a role. Its leases live on.",
+				http.StatusNoContent,
+				nil,
+				b.deleteRole,
+			),
 		},
 		HelpSynopsis:    roleSynopsis,
 		HelpDescription: roleDescription,
 	}
 }
 
-// role is a stored role: one storage entry. It says what was typed besides what
-// that came to, so that what a document named is looked up anew when the place is
-// changed, and what was typed stays.
+// role is a stored role: one storage entry. It keeps the servers that an operator typed apart from
+// those that a wallet address document named: the latter are discovered anew when one of the
+// parameters changes.
 type role struct {
 	Version int `json:"version"`
 
@@ -120,13 +139,16 @@ func loadRole(ctx context.Context, s logical.Storage, name string) (*role, error
 		return nil, fmt.Errorf("decode the stored role %q: it is damaged", name)
 	}
 	if r.Version > roleVersion {
-		return nil, fmt.Errorf("the stored role %q was written by a newer version of the engine (layout %d)", name, r.Version)
+		return nil, fmt.Errorf(
+			"the stored role %q was written by a newer version of the engine (layout %d)",
+			name,
+			r.Version,
+		)
 	}
 	return &r, nil
 }
 
-// store returns errors as they are: logical.ErrReadOnly makes Vault forward
-// the request.
+// store returns errors as they are: logical.ErrReadOnly makes Vault forward the request.
 func (r *role) store(ctx context.Context, s logical.Storage, name string) error {
 	entry, err := logical.StorageEntryJSON(rolesPrefix+name, r)
 	if err != nil {
@@ -135,14 +157,16 @@ func (r *role) store(ctx context.Context, s logical.Storage, name string) error 
 	return s.Put(ctx, entry)
 }
 
-// grant is a grant to be asked for, as the client c.
+// grant returns a grant to be requested, as the client c.
 func (r *role) grant(c *config, now time.Time) *grant {
 	g := newGrant(c.WalletAddress, now)
 	g.source, g.Access, g.Settings = r.source, r.Requested, r.Settings
 	return g
 }
 
-func (b *Backend) listRoles(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *Backend) listRoles(
+	ctx context.Context, req *logical.Request, d *framework.FieldData,
+) (*logical.Response, error) {
 	names, err := listPage(ctx, req.Storage, rolesPrefix, d)
 	if err != nil {
 		return nil, err
@@ -150,16 +174,18 @@ func (b *Backend) listRoles(ctx context.Context, req *logical.Request, d *framew
 	return logical.ListResponse(names), nil
 }
 
-func (b *Backend) readRole(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *Backend) readRole(
+	ctx context.Context, req *logical.Request, d *framework.FieldData,
+) (*logical.Response, error) {
 	r, err := loadRole(ctx, req.Storage, d.Get("name").(string))
 	if err != nil || r == nil {
 		return nil, err
 	}
-	return r.answer(), nil
+	return r.response(), nil
 }
 
-// answer tells of a role what a grant made with it would tell.
-func (r *role) answer() *logical.Response {
+// response returns of a role what a grant made with it would return.
+func (r *role) response() *logical.Response {
 	all := describe(&grant{source: r.source, Access: r.Requested, Settings: r.Settings})
 	data := map[string]any{}
 	for _, name := range roleFields {
@@ -170,95 +196,95 @@ func (r *role) answer() *logical.Response {
 	return &logical.Response{Data: data}
 }
 
-func (b *Backend) writeRole(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *Backend) writeRole(
+	ctx context.Context, req *logical.Request, d *framework.FieldData,
+) (*logical.Response, error) {
 	return b.changeRole(ctx, req, d, true)
 }
 
-func (b *Backend) patchRole(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *Backend) patchRole(
+	ctx context.Context, req *logical.Request, d *framework.FieldData,
+) (*logical.Response, error) {
 	return b.changeRole(ctx, req, d, false)
 }
 
-func (b *Backend) changeRole(ctx context.Context, req *logical.Request, d *framework.FieldData, create bool) (*logical.Response, error) {
+func (b *Backend) changeRole(
+	ctx context.Context, req *logical.Request, d *framework.FieldData, create bool,
+) (*logical.Response, error) {
 	name := d.Get("name").(string)
-	h, err := b.hold(ctx, req.Storage, rolesPrefix+name) // no grant has such a name
+	l, err := b.lockGrant(ctx, req.Storage, rolesPrefix+name) // no grant has such a name
 	if err != nil {
 		return nil, err
 	}
-	defer h.release()
+	defer l.release()
 	r, err := loadRole(ctx, req.Storage, name)
 	switch {
 	case err != nil:
 		return nil, err
 	case r == nil && !create:
-		return answerError(noRole(name, req.MountPoint))
+		return errorResponse(noRole(ctx, name))
 	case r == nil:
 		r = &role{Version: roleVersion, Settings: defaultSettings()}
 	}
 	if err := r.Settings.apply(d); err != nil {
-		return answerError(err)
+		return errorResponse(err)
 	}
-	if err := b.place(ctx, req, r, d); err != nil {
-		return answerError(err)
+	if err := b.applyParams(ctx, req.Storage, r, d); err != nil {
+		return errorResponse(err)
 	}
 	if err := r.store(ctx, req.Storage, name); err != nil {
 		return nil, err
 	}
-	return r.answer(), nil
+	return r.response(), nil
 }
 
-func noRole(name, mount string) error {
-	return refuse("no role named %q: write access and wallet_address (or auth_server) to %sroles/%s first", name, mount, name)
-}
-
-// place merges what the request says of rights and servers into the role, and
-// looks up what it leaves to the owner's wallet address.
-func (b *Backend) place(ctx context.Context, req *logical.Request, r *role, d *framework.FieldData) error {
+// applyParams merges the request's rights and servers into the role, and discovers the servers that
+// it leaves to the owner's wallet address.
+func (b *Backend) applyParams(ctx context.Context, s logical.Storage, r *role, d *framework.FieldData) error {
 	if given(d, "access") && d.Raw["access"] == nil {
-		return refuse("access: cannot be null; it has no default")
+		return userErrorf("access: cannot be null; it has no default")
 	}
-	p, err := parsePlace(r.typed(d))
+	p, err := parseGrantParams(r.params(d))
 	if err == nil {
-		err = p.suffices()
+		err = p.validate()
 	}
 	if err != nil {
 		return err
 	}
 	r.Requested = p.access
 	moved := func(field string) bool { return field != "access" && given(d, field) }
-	if !slices.ContainsFunc(placeFields, moved) {
+	if !slices.ContainsFunc(roleParams, moved) {
 		return nil
 	}
 	r.TypedAuthServer, r.TypedResourceServer = p.authServer, p.resourceServer
-	c, err := client(ctx, req.Storage, req.MountPoint)
+	c, err := loadClient(ctx, s)
 	if err != nil {
 		return err
 	}
 	if p.authServer == "" {
-		if err := p.lookUp(ctx, b.port(c, p.typed...)); err != nil {
+		if err := p.discoverServers(ctx, b.clientFor(c, p.operatorHosts...)); err != nil {
 			return err
 		}
 	}
-	if err := c.allowed("auth_server", p.authServer); err != nil {
+	if err := c.checkAllowed("auth_server", p.authServer); err != nil {
 		return err
 	}
-	r.source = source{
-		Requested: p.access, AuthServer: p.authServer, AuthOrigin: uri.OriginOf(p.authServer),
-		WalletAddress: p.walletAddress, ResourceServer: p.resourceServer, TypedHosts: p.typed,
-	}
+	r.source = p.source()
 	return nil
 }
 
-// typed is the role as somebody would type it, with what the request changes.
-func (r *role) typed(d *framework.FieldData) *framework.FieldData {
+// params returns the role as somebody would write it, with what the request changes.
+func (r *role) params(d *framework.FieldData) *framework.FieldData {
 	raw := map[string]any{}
 	for field, text := range map[string]string{
-		"access": string(r.Requested), "wallet_address": r.WalletAddress, "auth_server": r.TypedAuthServer, "resource_server": r.TypedResourceServer,
+		"access": string(r.Requested), "wallet_address": r.WalletAddress,
+		"auth_server": r.TypedAuthServer, "resource_server": r.TypedResourceServer,
 	} {
 		if text != "" {
 			raw[field] = text
 		}
 	}
-	for _, field := range placeFields {
+	for _, field := range roleParams {
 		if given(d, field) {
 			if raw[field] = d.Raw[field]; raw[field] == nil {
 				delete(raw, field)
@@ -268,12 +294,14 @@ func (r *role) typed(d *framework.FieldData) *framework.FieldData {
 	return &framework.FieldData{Raw: raw, Schema: d.Schema}
 }
 
-func (b *Backend) deleteRole(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+func (b *Backend) deleteRole(
+	ctx context.Context, req *logical.Request, d *framework.FieldData,
+) (*logical.Response, error) {
 	name := d.Get("name").(string)
-	h, err := b.hold(ctx, req.Storage, rolesPrefix+name)
+	l, err := b.lockGrant(ctx, req.Storage, rolesPrefix+name)
 	if err != nil {
 		return nil, err
 	}
-	defer h.release()
+	defer l.release()
 	return nil, req.Storage.Delete(ctx, rolesPrefix+name)
 }

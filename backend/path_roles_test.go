@@ -82,8 +82,8 @@ func TestRole(t *testing.T) {
 	}
 }
 
-// Each write merges: what is left out stays, and null in a PATCH is as if it had
-// never been written.
+// Each write merges: what is left out stays, and null in a PATCH is as if it had never been
+// written.
 func TestRoleIsChanged(t *testing.T) {
 	quotes := `[{"type":"quote","actions":["create"]}]`
 	elsewhere, rs := "https://auth.example/", "https://rs.example/op"
@@ -270,7 +270,7 @@ func TestRoleIsChangedByTwo(t *testing.T) {
 	if data := r.role("till"); data["ttl"] != int64(60) || data["wallet_address"] != r.sandbox.WalletAddress("alice") {
 		t.Errorf("%v", data)
 	}
-	if n := len(r.b.holds.byKey); n != 0 {
+	if n := len(r.b.locks.byName); n != 0 {
 		t.Errorf("%d locks are remembered", n)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/authserver"
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/rights"
 )
 
@@ -27,7 +28,7 @@ const (
 	signDescription = `
 An access token is good only on requests that the client's key has signed. Write
 access_token (from a read of token/NAME), method, url and, where there is one, the
-JSON text of the body; the answer holds the headers to send, and body, the exact
+JSON text of the body; the response holds the headers to send, and body, the exact
 bytes to send with them.
 
 Only what the grant allows is signed: the URL must be the grant's resource_server
@@ -37,7 +38,7 @@ that a right is for. Nothing is signed for the authorization server. Nothing is
 stored, and nothing is sent.
 
 batch_input signs up to 250 requests at once: a list of objects with method, url,
-body, access_token (left out: the one beside the list) and, if you like, a
+body, access_token (left out: the one alongside the list) and, if you like, a
 reference. batch_results has one object for each, in order: headers and body, or an
 error; and the reference.
 `
@@ -45,13 +46,24 @@ error; and the reference.
 
 func (b *Backend) pathSign() *framework.Path {
 	text := func(name, description string) *framework.FieldSchema {
-		return &framework.FieldSchema{Type: framework.TypeString, Description: description, DisplayAttrs: &framework.DisplayAttributes{Name: name}}
+		return &framework.FieldSchema{
+			Type:         framework.TypeString,
+			Description:  description,
+			DisplayAttrs: &framework.DisplayAttributes{Name: name},
+		}
 	}
-	token := text("Access token", "The grant's current access token, as a read of token/NAME or a renewal has answered it.")
+	token := text(
+		"Access token",
+		"The grant's current access token, as a read of token/NAME or a renewal returned it.",
+	)
 	token.DisplayAttrs.Sensitive = true
 	return &framework.Path{
-		Pattern:      "sign/(?P<name>.+)",
-		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: operationPrefix, OperationVerb: "sign", OperationSuffix: "request"},
+		Pattern: "sign/(?P<name>.+)",
+		DisplayAttrs: &framework.DisplayAttributes{
+			OperationPrefix: operationPrefix,
+			OperationVerb:   "sign",
+			OperationSuffix: "request",
+		},
 		Fields: map[string]*framework.FieldSchema{
 			"name":         nameField,
 			"access_token": token,
@@ -59,14 +71,15 @@ func (b *Backend) pathSign() *framework.Path {
 			"url":          text("URL", "The whole URL that the request will be sent to, query included."),
 			"body":         text("Body", "JSON text of the body, for operations that have one."),
 			batchField: {
-				Type:         framework.TypeSlice,
-				Description:  "Up to 250 requests: objects with access_token, method, url, body and reference, as JSON or as its text.",
+				Type: framework.TypeSlice,
+				Description: "Up to 250 requests: objects with access_token, method, url, body and reference, as " +
+					"JSON or as its text.",
 				DisplayAttrs: &framework.DisplayAttributes{Name: "Batch input"},
 			},
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
-			// Not forwarded by itself: a standby can sign, and whether it is one would be
-			// one more question to Vault for each request.
+			// Not forwarded by itself: a standby can sign, and whether it is one would be one more
+			// question to Vault for each request.
 			logical.UpdateOperation: &framework.PathOperation{
 				Callback:  b.signRequest,
 				Summary:   "Sign a request to the resource server.",
@@ -79,26 +92,36 @@ func (b *Backend) pathSign() *framework.Path {
 }
 
 var signFields = map[string]*framework.FieldSchema{
-	"headers":       {Type: framework.TypeMap, Description: "Headers to send, by name.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
-	"body":          {Type: framework.TypeString, Description: "The exact bytes to send, where there is a body."},
-	"batch_results": {Type: framework.TypeSlice, Description: "For each request of the batch, in order: headers and body, or an error; and its reference.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
+	"headers": {
+		Type:         framework.TypeMap,
+		Description:  "Headers to send, by name.",
+		DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
+	},
+	"body": {Type: framework.TypeString, Description: "The exact bytes to send, where there is a body."},
+	"batch_results": {
+		Type:         framework.TypeSlice,
+		Description:  "For each request of the batch, in order: headers and body, or an error; and its reference.",
+		DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
+	},
 }
 
-// signRequest signs one request, or a batch. It takes no lock and writes nothing,
-// so a rotation of the grant that waits for its server does not hold it up.
-func (b *Backend) signRequest(ctx context.Context, req *logical.Request, d *framework.FieldData) (*logical.Response, error) {
+// signRequest signs one request, or a batch. It takes no lock and writes nothing, so a rotation of
+// the grant that waits for its server does not hold it up.
+func (b *Backend) signRequest(
+	ctx context.Context, req *logical.Request, d *framework.FieldData,
+) (*logical.Response, error) {
 	one, batch, err := parseUnsigned(d)
 	if err != nil {
-		return answerError(err)
+		return errorResponse(err)
 	}
 	s, err := b.signing(ctx, req, d.Get("name").(string))
 	if err != nil {
-		return b.refuseSigning(err)
+		return b.signingError(err)
 	}
 	if batch == nil {
 		signed, err := s.sign(ctx, one)
 		if err != nil {
-			return b.refuseSigning(err)
+			return b.signingError(err)
 		}
 		return &logical.Response{Data: signed}, nil
 	}
@@ -127,21 +150,21 @@ func (b *Backend) signRequest(ctx context.Context, req *logical.Request, d *fram
 	return &logical.Response{Data: map[string]any{"batch_results": results}}, nil
 }
 
-// refuseSigning answers why nothing is signed. A standby signs by itself, but may
-// know an older token or older rights than are stored: what it would refuse is
-// judged by the active node, to which Vault forwards the request.
-func (b *Backend) refuseSigning(err error) (*logical.Response, error) {
+// signingError returns why nothing is signed. A standby signs by itself, but may know an older
+// token or older rights than are stored: what it would refuse is decided by the active node, to
+// which Vault forwards the request.
+func (b *Backend) signingError(err error) (*logical.Response, error) {
 	if !b.WriteSafeReplicationState() {
 		return nil, logical.ErrReadOnly
 	}
-	return answerError(err)
+	return errorResponse(err)
 }
 
-// signing is what it takes to sign for a grant.
+// signing holds what is needed to sign for a grant.
 type signing struct {
-	signer
-	scope rights.Scope
-	token string // the grant's
+	signer authserver.Signer
+	scope  rights.Scope
+	token  string // the grant's
 }
 
 func (b *Backend) signing(ctx context.Context, req *logical.Request, name string) (s signing, err error) {
@@ -153,31 +176,34 @@ func (b *Backend) signing(ctx context.Context, req *logical.Request, name string
 	if err != nil {
 		return s, err
 	}
-	if err := checkSignable(g, c.config, name, req.MountPoint); err != nil {
+	if err := checkSignable(ctx, g, c.config, name); err != nil {
 		return s, err
 	}
-	if g.Token != "" && !isTokenValue(g.Token) {
-		return s, logical.CodedError(http.StatusBadGateway, "the authorization server "+g.AuthOrigin+" gave a token that no header can hold")
+	if g.Token != "" && !authserver.IsToken(g.Token) {
+		return s, logical.CodedError(
+			http.StatusBadGateway,
+			"the authorization server "+g.AuthOrigin+" issued a token that no header can hold",
+		)
 	}
 	s.signer, s.token = c.signer, g.Token
 	s.scope, err = g.signingScope()
 	return s, err
 }
 
-// sign answers a signed request's headers and body, or why it is not signed.
+// sign returns a signed request's headers and body, or why it is not signed.
 func (s signing) sign(ctx context.Context, p presented) (map[string]any, error) {
 	if p.malformed != nil {
 		return nil, p.malformed
 	}
 	if s.token == "" || subtle.ConstantTimeCompare([]byte(p.token), []byte(s.token)) != 1 {
-		return nil, refuse("access_token: is not the grant's current one; read the token again")
+		return nil, userErrorf("access_token: is not the grant's current one; read the token again")
 	}
 	body, err := s.scope.Allow(p.Request)
 	if err != nil {
-		return nil, refuse("%s", err)
+		return nil, userErrorf("%s", err)
 	}
 	p.Body = body
-	headers, err := s.headers(ctx, p.Request, s.token)
+	headers, err := s.signer.Headers(ctx, p.Method, p.URL, p.Body, s.token)
 	if err != nil {
 		return nil, err
 	}
@@ -188,9 +214,9 @@ func (s signing) sign(ctx context.Context, p presented) (map[string]any, error) 
 	return signed, nil
 }
 
-// signers remembers the client and its key, ready to sign. To read them anew would
-// be one more question to Vault for each request. (Of a grant nothing is
-// remembered: storage says which token is the current one.)
+// signers remembers the client and its key, ready to sign. To read them anew would be one more
+// question to Vault for each request. (Of a grant nothing is remembered: storage says which token
+// is the current one.)
 type signers struct {
 	mu      sync.Mutex
 	changes int // a client that was read before a change is not remembered after it
@@ -199,7 +225,7 @@ type signers struct {
 
 type knownClient struct {
 	config *config
-	signer signer
+	signer authserver.Signer
 }
 
 func (s *signers) get(ctx context.Context, req *logical.Request) (*knownClient, error) {
@@ -209,12 +235,12 @@ func (s *signers) get(ctx context.Context, req *logical.Request) (*knownClient, 
 	if known != nil {
 		return known, nil
 	}
-	c, err := client(ctx, req.Storage, req.MountPoint)
+	c, err := loadClient(ctx, req.Storage)
 	if err != nil {
 		return nil, err
 	}
 	known = &knownClient{config: c}
-	if known.signer, err = newSigner(c); err != nil {
+	if known.signer, err = authserver.NewSigner(c.identity()); err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
@@ -252,14 +278,17 @@ func parseUnsigned(d *framework.FieldData) (presented, []presented, error) {
 		return one, nil, nil
 	}
 	if slices.ContainsFunc([]string{"method", "url", "body"}, func(field string) bool { return given(d, field) }) {
-		return one, nil, refuse("%s: holds the requests' method, url and body; do not give them beside it", batchField)
+		return one, nil, userErrorf(
+			"%s: holds the requests' method, url and body; do not give them beside it",
+			batchField,
+		)
 	}
 	items, ok := d.Raw[batchField].([]any)
 	if text, isText := d.Raw[batchField].(string); isText {
 		ok = json.Unmarshal([]byte(text), &items) == nil
 	}
 	if !ok || len(items) == 0 || len(items) > maxBatch {
-		return one, nil, refuse("%s: must be a JSON list of 1 to %d requests", batchField, maxBatch)
+		return one, nil, userErrorf("%s: must be a JSON list of 1 to %d requests", batchField, maxBatch)
 	}
 	batch := make([]presented, len(items))
 	for i, item := range items {
@@ -268,13 +297,13 @@ func parseUnsigned(d *framework.FieldData) (presented, []presented, error) {
 	return one, batch, nil
 }
 
-// parseItem reads one request of a batch. What is wrong with it is its own result
-// and not the batch's.
+// parseItem reads one request of a batch. What is wrong with it is its own result and not the
+// batch's.
 func parseItem(item any, token string) presented {
 	p := presented{token: token}
 	members, ok := item.(map[string]any)
 	if !ok {
-		p.malformed = refuse("must be an object with method, url, body and access_token")
+		p.malformed = userErrorf("must be an object with method, url, body and access_token")
 	}
 	into := map[string]*string{
 		"access_token": &p.token, "method": &p.Method, "url": &p.URL, "body": &p.Body, "reference": &p.reference,
@@ -283,9 +312,9 @@ func parseItem(item any, token string) presented {
 		text, isString := raw.(string)
 		switch field := into[name]; {
 		case field == nil:
-			p.malformed = refuse("unknown member: a request has access_token, method, url, body and reference")
+			p.malformed = userErrorf("unknown member: a request has access_token, method, url, body and reference")
 		case !isString:
-			p.malformed = refuse("%s: must be a string", name)
+			p.malformed = userErrorf("%s: must be a string", name)
 		default:
 			*field = text
 		}

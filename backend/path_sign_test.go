@@ -260,8 +260,8 @@ func TestSignBatch(t *testing.T) {
 	r.fails(400, logical.UpdateOperation, "sign/income", map[string]any{"batch_input": items, "url": "x"}, "batch_input: ")
 }
 
-// Signing writes nothing, sends nothing, and goes on while a rotation of the same
-// grant, or a look at the client's keys, waits for its server.
+// Signing writes nothing, sends nothing, and goes on while a rotation of the same grant, or a look
+// at the client's keys, waits for its server.
 func TestSignWaitsForNobody(t *testing.T) {
 	r := withGrant(t)
 	income := r.receive("income")
@@ -283,8 +283,8 @@ func TestSignWaitsForNobody(t *testing.T) {
 	r.live(<-read)
 }
 
-// A standby signs, but what it would refuse is for the active node to judge: its
-// own storage may be behind.
+// A standby signs, but what it would refuse is for the active node to judge: its own storage may be
+// behind.
 func TestSignOnStandby(t *testing.T) {
 	r := withGrant(t)
 	income := r.receive("income")

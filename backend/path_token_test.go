@@ -9,8 +9,8 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// A read is two writes and one request: the intent, the rotation, the answer. One
-// that hands a shared token out again is none.
+// A read is two writes and one request: the intent, the rotation, the answer. One that hands a
+// shared token out again is none.
 func TestReadCostsTwoWritesAndOneRequest(t *testing.T) {
 	for name, row := range map[string]struct {
 		settings map[string]any

@@ -4,7 +4,6 @@ package backend
 
 import (
 	"context"
-	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -17,6 +16,7 @@ import (
 	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/authserver"
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/sandbox"
 )
 
@@ -35,8 +35,8 @@ func (r *rig) goRead(ctx context.Context, name string) <-chan result {
 	return c
 }
 
-// hang makes the sandbox hold the next rotation until release is called. The
-// work is done before the answer is held if after is true.
+// hang makes the sandbox hold the next rotation until release is called. The work is done before
+// the answer is held if after is true.
 func (r *rig) hang(after bool) (arrived <-chan struct{}, release func()) {
 	return r.hangOn("rotate", after)
 }
@@ -93,10 +93,10 @@ func (h *heldAnswer) send() {
 // awaitUsers waits until so many requests hold or wait for a grant's lock.
 func (r *rig) awaitUsers(name string, n int) {
 	for {
-		r.b.holds.mu.Lock()
-		one := r.b.holds.byKey[name]
+		r.b.locks.mu.Lock()
+		one := r.b.locks.byName[name]
 		there := one != nil && one.users == n
-		r.b.holds.mu.Unlock()
+		r.b.locks.mu.Unlock()
 		if there {
 			return
 		}
@@ -186,7 +186,7 @@ func TestNoAnswerWithinAMinuteIsATimeout(t *testing.T) {
 	arrived, release := r.hang(false)
 	read := r.goRead(r.ctx, "income")
 	<-arrived
-	r.clock.Advance(patience + time.Second)
+	r.clock.Advance(authserver.AnswerTimeout + time.Second)
 	res := <-read
 	r.failed(504, res.resp, res.err, r.sandbox.URL(), "in time")
 	release()
@@ -222,18 +222,18 @@ func TestWaitingForTheLockEndsInTime(t *testing.T) {
 	if res := <-third; !errors.Is(res.err, context.Canceled) {
 		t.Errorf("a caller who has gone waits on: %v", res.err)
 	}
-	r.clock.Advance(lockPatience + time.Second)
+	r.clock.Advance(lockTimeout + time.Second)
 	res := <-second
 	r.failed(503, res.resp, res.err, "busy")
 	release()
 	r.live(<-first)
-	if n := len(r.b.holds.byKey); n != 0 {
+	if n := len(r.b.locks.byName); n != 0 {
 		t.Errorf("%d locks are remembered", n)
 	}
 }
 
-// Whatever a server does once, the grant survives it and the read with it,
-// except where the answer itself is gone.
+// Whatever a server does once, the grant survives it and the read with it, except where the answer
+// itself is gone.
 func TestServerMisbehavesOnce(t *testing.T) {
 	for name, m := range map[string]sandbox.Misbehaviour{
 		"reset":     {Reset: true},
@@ -277,7 +277,7 @@ func TestServerMisbehavesForLong(t *testing.T) {
 			r.sandbox.Misbehave(row.m)
 			begun := r.clock.Now()
 			r.fails(row.status, logical.ReadOperation, "token/payer", nil, r.sandbox.URL(), row.words)
-			if d := r.clock.Since(begun); d > insistence {
+			if d := r.clock.Since(begun); d > retryWindow {
 				t.Errorf("went on asking for %s", d)
 			}
 			if n := r.sandbox.Count("rotate"); n < 3 {
@@ -329,7 +329,7 @@ func TestOneRefusalIsDoubted(t *testing.T) {
 			})
 			begun := r.clock.Now()
 			r.live(<-r.goRead(r.ctx, "payer"))
-			if d := r.clock.Since(begun); d < doubt {
+			if d := r.clock.Since(begun); d < recheckDelay {
 				t.Errorf("asked again after %s", d)
 			}
 			refusals = 2
@@ -410,8 +410,8 @@ func TestForeignManageURLOnceAllowed(t *testing.T) {
 	r.on("rotate", nil)
 	r.fails(400, logical.ReadOperation, "token/payer", nil, other)
 	r.ok(logical.PatchOperation, "config", map[string]any{"allowed_auth_servers": other})
-	// The sandbox knows itself by one name only, so it cannot check a signature
-	// over the other one; but it is asked.
+	// The sandbox knows itself by one name only, so it cannot check a signature over the other one;
+	// but it is asked.
 	n := r.sandbox.Count("rotate")
 	_, _ = r.do(r.ctx, logical.ReadOperation, "token/payer", nil)
 	if r.sandbox.Count("rotate") == n {
@@ -495,11 +495,7 @@ func TestKeyTroubleLosesNoGrant(t *testing.T) {
 }
 
 func (r *rig) publish() {
-	key, err := parsePrivateKey("key", r.key)
-	if err != nil {
-		r.Fatal(err)
-	}
-	r.sandbox.PublishKey(testKeyID, key.Public().(ed25519.PublicKey))
+	r.sandbox.PublishKey(testKeyID, r.public)
 }
 
 // One row per write of a read that fails.
@@ -594,7 +590,7 @@ func TestStorageUnreadableBeforeAskingAgain(t *testing.T) {
 		r.storage.mu.Unlock()
 		w.WriteHeader(500)
 	})
-	r.fails(500, logical.ReadOperation, "token/income", nil, "storage does not answer")
+	r.fails(500, logical.ReadOperation, "token/income", nil, "could not be read from storage")
 	if n := r.sandbox.Count("rotate"); n != 1 {
 		t.Errorf("%d requests, want 1: a node without storage stops", n)
 	}
@@ -631,8 +627,8 @@ func TestFormerLeaderOverwritesNothing(t *testing.T) {
 	}
 }
 
-// The other node has rotated meanwhile, so the former leader is refused: it must
-// not call the grant lost.
+// The other node has rotated meanwhile, so the former leader is refused: it must not call the grant
+// lost.
 func TestFormerLeaderLosesNothing(t *testing.T) {
 	r := configured(t)
 	r.imported("payer", nil)
@@ -804,8 +800,8 @@ func TestCrashDuringARotation(t *testing.T) {
 			if r.stored("income").Intent == nil {
 				t.Fatal("no intent to find")
 			}
-			// The old process's request may still be under way; its answer is
-			// for a storage that is not there any more.
+			// The old process's request may still be under way; its answer is for a storage that is
+			// not there any more.
 			r.on("rotate", nil)
 			r.live(<-r.goRead(r.ctx, "income"))
 			release()

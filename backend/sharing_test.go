@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/authserver"
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/sandbox"
 )
 
@@ -60,7 +61,7 @@ func TestHandsOutAgain(t *testing.T) {
 		"pending":                        {func(g *grant) { g.Status = statusPending }, time.Hour, false},
 		"another one is being asked for": {func(g *grant) { g.Pending = &pending{} }, time.Hour, true},
 		"never got a token":              {func(g *grant) { g.Token = "" }, time.Hour, false},
-		"held by who does not share":     {func(g *grant) { g.Spent = true }, time.Hour, false},
+		"held by who does not share":     {func(g *grant) { g.NotReusable = true }, time.Hour, false},
 		"intent to read":                 {intends(causeRead), time.Hour, false},
 		"intent to renew":                {intends(causeRenew), time.Hour, false},
 		"intent to revoke":               {intends(causeRevoke), time.Hour, false},
@@ -71,13 +72,13 @@ func TestHandsOutAgain(t *testing.T) {
 	} {
 		g := newGrant("https://wallet.example/client", now)
 		g.Settings.Shared = true
-		g.accept(done{Value: "t", Lifetime: 600 * time.Second, SentAt: now}, string(causeAsk))
+		g.accept(authserver.TokenIssued{Value: "t", Lifetime: 600 * time.Second, SentAt: now}, causeAsk)
 		row.change(g)
-		if got := handsOutAgain(g, now, row.limit); got != row.want {
+		if got := canReuse(g, now, row.limit); got != row.want {
 			t.Errorf("%s: %v, want %v", name, got, row.want)
 		}
 	}
-	if handsOutAgain(nil, now, time.Hour) {
+	if canReuse(nil, now, time.Hour) {
 		t.Error("a grant that is not there is handed out")
 	}
 }
@@ -96,17 +97,16 @@ func TestTokenThatIsNotHandedOutAgain(t *testing.T) {
 		for shared, want := range map[bool]bool{true: row.shared, false: row.alone} {
 			g := newGrant("https://wallet.example/client", time.Now())
 			g.Settings.Shared = shared
-			g.Spent = !want
-			g.accept(done{Value: "t"}, string(why))
-			if g.Spent != want {
-				t.Errorf("%s, shared %v: %v, want %v", why, shared, g.Spent, want)
+			g.NotReusable = !want
+			g.accept(authserver.TokenIssued{Value: "t"}, why)
+			if g.NotReusable != want {
+				t.Errorf("%s, shared %v: %v, want %v", why, shared, g.NotReusable, want)
 			}
 		}
 	}
 }
 
-// An entry of an earlier version does not say whether somebody has the token who
-// does not share it.
+// An entry of an earlier version does not say whether somebody has the token who does not share it.
 func TestStoredWithoutSpent(t *testing.T) {
 	r := withGrant(t)
 	lease := r.read("income")
@@ -220,8 +220,8 @@ func TestChangingSharedAffectsNewLeasesOnly(t *testing.T) {
 		if err != nil || !renewed.Secret.Renewable || !r.sandbox.Live(tokenOf(renewed)) {
 			t.Fatalf("a lease from before has to be renewable: %v", err)
 		}
-		// Its next renewal or its end would take the token from the others, so
-		// they do not get this one.
+		// Its next renewal or its end would take the token from the others, so they do not get this
+		// one.
 		other := r.read("income")
 		if tokenOf(other) == tokenOf(renewed) || tokenOf(r.read("income")) != tokenOf(other) {
 			t.Error("want one rotation and then the same token")
@@ -280,7 +280,7 @@ func TestSharedReadsAfterAFailure(t *testing.T) {
 		r.clock.Advance(defaultWait)
 		r.sandbox.Misbehave(sandbox.Misbehaviour{Status: 500, On: []string{"continue"}})
 		r.fails(502, logical.UpdateOperation, "grants/income/continue", nil)
-		if r.b.holds.byKey["income"].failure.err == nil || r.stored("income").Intent == nil {
+		if r.b.locks.byName["income"].failure.err == nil || r.stored("income").Intent == nil {
 			t.Fatal("the failure left nothing behind to get past")
 		}
 		if tokenOf(r.read("income")) != tokenOf(lease) {
@@ -294,7 +294,7 @@ func TestSharedReadsAfterAFailure(t *testing.T) {
 		r.fails(502, logical.UpdateOperation, "rotate/income", nil)
 		r.sandbox.Misbehave(sandbox.Misbehaviour{})
 		r.on("grant", func(w http.ResponseWriter, req *http.Request, next http.Handler) {
-			if handsOutAgain(r.stored("income"), r.clock.Now(), time.Hour) {
+			if canReuse(r.stored("income"), r.clock.Now(), time.Hour) {
 				t.Error("what a crash would find now is handed out")
 			}
 			next.ServeHTTP(w, req)

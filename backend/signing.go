@@ -3,6 +3,7 @@
 package backend
 
 import (
+	"context"
 	"fmt"
 	"net/url"
 
@@ -14,7 +15,7 @@ import (
 func (g *grant) signingScope() (rights.Scope, error) {
 	s, err := rights.NewScope(g.ResourceServer, g.authServerURLs(), g.Access)
 	if err != nil {
-		return s, refuse("%s", err)
+		return s, userErrorf("%s", err)
 	}
 	return s, nil
 }
@@ -41,16 +42,16 @@ func above(text string) string {
 }
 
 // checkSignable returns an error if nothing can be signed for a grant in its present state.
-func checkSignable(g *grant, c *config, name, mount string) error {
+func checkSignable(ctx context.Context, g *grant, c *config, name string) error {
 	switch {
 	case g == nil:
-		return unknownGrant(name, mount)
+		return unknownGrant(ctx, name)
 	case g.Status == statusPending:
-		return pendingError(name, mount)
+		return pendingError(ctx, name)
 	case g.Status == statusLost:
-		return lostError(g, name, mount)
+		return lostError(ctx, g, name)
 	case g.Client != c.WalletAddress:
-		return g.foreign(c, fmt.Sprintf("grant %q", name))
+		return otherClientError(g, c, fmt.Sprintf("grant %q", name))
 	}
 	return nil
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// What the engine itself needs to sign a request, alone and in a batch of 250,
-// storage in memory. Compare: crypto/ed25519's own benchmark.
+// What the engine itself needs to sign a request, alone and in a batch of 250, storage in memory.
+// Compare: crypto/ed25519's own benchmark.
 func BenchmarkSign(b *testing.B) {
 	r := withGrant(b)
 	income := r.receive("income")

@@ -65,7 +65,7 @@ func TestSigningScope(t *testing.T) {
 				row.change(g)
 			}
 			s, err := g.signingScope()
-			if err != nil && !errors.As(err, new(callerError)) {
+			if err != nil && !errors.As(err, new(userError)) {
 				t.Errorf("%v is not the caller's mistake", err)
 			}
 			if err == nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/authserver"
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/sandbox"
 )
 
@@ -24,8 +25,8 @@ func (r *rig) walEntries() []string {
 	return ids
 }
 
-// rollback lets time pass and then does what Vault does once a minute. The
-// framework tells the age of entries by the real clock, so that theirs is moved.
+// rollback lets time pass and then does what Vault does once a minute. The framework tells the age
+// of entries by the real clock, so that theirs is moved.
 func (r *rig) rollback(after time.Duration) {
 	r.Helper()
 	r.clock.Advance(after)
@@ -53,8 +54,8 @@ func (r *rig) rollback(after time.Duration) {
 	}
 }
 
-// crashed starts an engine anew on a copy of the storage as it is. The former one
-// goes on with what is in flight, on a storage that is not there any more.
+// crashed starts an engine anew on a copy of the storage as it is. The former one goes on with what
+// is in flight, on a storage that is not there any more.
 func (r *rig) crashed() {
 	r.Helper()
 	before := r.storage.InmemStorage
@@ -87,18 +88,18 @@ func TestCrashWhileALeaseIsMade(t *testing.T) {
 			}
 			// Another engine may still be at work on it.
 			cancels := r.sandbox.Count("cancel")
-			r.rollback(patience + time.Second) // it waits so long for an answer
+			r.rollback(authserver.AnswerTimeout + time.Second) // it waits so long for an answer
 			if len(r.walEntries()) != row.entries || r.sandbox.Count("cancel") != cancels {
 				t.Error("rolled back too early")
 			}
-			r.rollback(rollbackAge - patience)
+			r.rollback(rollbackAge - authserver.AnswerTimeout)
 			if n := r.sandbox.LiveTokens(); n != row.live {
 				t.Errorf("%d tokens live, want %d", n, row.live)
 			}
 			if told := strings.Contains(r.log.String(), "whose answer was lost"); told != row.lost {
 				t.Errorf("the log tells of a lost answer: %v", told)
 			}
-			if told := strings.Contains(r.log.String(), "no lease is cancelled"); told == row.lost {
+			if told := strings.Contains(r.log.String(), "never leased is cancelled"); told == row.lost {
 				t.Errorf("the log tells of a cancelled grant: %v", told)
 			}
 			r.nothingMore(before)
@@ -141,8 +142,8 @@ func TestRollback(t *testing.T) {
 		cancels int
 		says    string
 	}{
-		"cancelled":         {func(*rig) {}, false, 0, 1, "no lease is cancelled"},
-		"gone":              {func(r *rig) { r.on("cancel", knowsNoGrant(401)) }, false, 1, 1, "no lease is cancelled"},
+		"cancelled":         {func(*rig) {}, false, 0, 1, "never leased is cancelled"},
+		"gone":              {func(r *rig) { r.on("cancel", knowsNoGrant(401)) }, false, 1, 1, "never leased is cancelled"},
 		"server down":       {func(r *rig) { r.sandbox.Misbehave(sandbox.Misbehaviour{Reset: true}) }, true, 1, 1, "could not be cancelled yet"},
 		"500":               {func(r *rig) { r.sandbox.Misbehave(sandbox.Misbehaviour{Status: 500}) }, true, 1, 1, "answered 500"},
 		"key not published": {func(r *rig) { r.sandbox.UnpublishKeys() }, true, 1, 1, "jwks.json"},
@@ -233,8 +234,8 @@ func TestRollbackOfWhatCannotBeRead(t *testing.T) {
 	}
 }
 
-// Vault holds a lock meanwhile: one rollback takes no longer, however many entries
-// there are of a server that hangs.
+// Vault holds a lock meanwhile: one rollback takes no longer, however many entries there are of a
+// server that hangs.
 func TestRollbackTakesNoLongerThanItMay(t *testing.T) {
 	r := withRole(t)
 	const entries = 5

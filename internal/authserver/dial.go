@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-package backend
+package authserver
 
 import (
 	"context"
@@ -19,30 +19,36 @@ import (
 	"time"
 )
 
-// reach says which addresses a request may be sent to.
+// reach is the set of addresses that a request may be sent to.
 type reach int
 
 const (
 	reachPublic   reach = iota // a host that a document or an answer named
-	reachTyped                 // a host that an operator typed: private addresses too
+	reachOperator              // a host that an operator typed: also private addresses
 	reachLoopback              // plain http
 	reaches
 )
 
-// reachOf decides where a request for u may go. Private addresses are for hosts
-// that an operator typed, never for hosts that somebody else's document names:
-// else a wallet could make Vault talk to its neighbours.
-func reachOf(u *url.URL, typed []string) (reach, error) {
-	isTyped := slices.Contains(typed, strings.ToLower(u.Hostname()))
+// CheckReach returns why this client may not send a request to u.
+func (c *Client) CheckReach(u *url.URL) error {
+	_, err := reachOf(u, c.operatorHosts)
+	return err
+}
+
+// reachOf decides where a request for u may go. Private addresses are for hosts that an operator
+// typed, never for hosts that somebody else's document names: else a wallet could make Vault talk
+// to its neighbours.
+func reachOf(u *url.URL, operatorHosts []string) (reach, error) {
+	typed := slices.Contains(operatorHosts, strings.ToLower(u.Hostname()))
 	switch {
-	case u.Scheme == "https" && isTyped:
-		return reachTyped, nil
+	case u.Scheme == "https" && typed:
+		return reachOperator, nil
 	case u.Scheme == "https":
 		if addr, err := netip.ParseAddr(u.Hostname()); isLoopbackHost(u.Hostname()) || err == nil && !isPublic(addr) {
 			return 0, errNotPublic
 		}
 		return reachPublic, nil
-	case u.Scheme == "http" && isLoopbackHost(u.Hostname()) && isTyped:
+	case u.Scheme == "http" && isLoopbackHost(u.Hostname()) && typed:
 		return reachLoopback, nil
 	case u.Scheme == "http" && isLoopbackHost(u.Hostname()):
 		return 0, errNotPublic
@@ -51,13 +57,13 @@ func reachOf(u *url.URL, typed []string) (reach, error) {
 }
 
 var (
-	errNotPublic = errors.New("is a loopback, private or link-local address that no operator named; if it is meant, put its origin into allowed_auth_servers of config")
+	errNotPublic = errors.New("is a loopback, private or link-local address that no operator named; " +
+		"if it is meant, put its origin into allowed_auth_servers of config")
 	errPlainHTTP = errors.New("must be reached over https")
 )
 
-// notPublic holds the ranges of the IANA special-purpose address registries
-// that netip does not tell by itself: what is not routed to one host, and the
-// IPv6 forms that carry an IPv4 address.
+// notPublic holds the ranges of the IANA special-purpose address registries that netip has no
+// method for: those that are not routed to one host, and the IPv6 forms that carry an IPv4 address.
 var notPublic = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"),       // this network
 	netip.MustParsePrefix("100.64.0.0/10"),   // shared, carrier NAT
@@ -81,8 +87,8 @@ func isPublic(addr netip.Addr) bool {
 		!slices.ContainsFunc(notPublic, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
-// control looks at the very address that is about to be dialled, so that a
-// name cannot be talked into a private one by its DNS.
+// control checks the very address that is about to be dialled, so that DNS cannot turn a public
+// name into a private address.
 func (r reach) control(_, address string, _ syscall.RawConn) error {
 	ap, err := netip.ParseAddrPort(address)
 	if err != nil {
@@ -97,16 +103,16 @@ func (r reach) control(_, address string, _ syscall.RawConn) error {
 	return nil
 }
 
-// transports holds one transport per reach, so that a connection which was
-// allowed for one request is not used again for another that it is forbidden to.
+// transports holds one transport per reach, so that a connection that was allowed for one request
+// is not reused for another that is not allowed to make it.
 type transports struct {
 	mu     sync.Mutex
 	caCert string
 	made   [reaches]*http.Transport
 }
 
-// get answers the transport for a reach, making all anew when the certificates
-// have changed.
+// get returns the transport for a reach. It replaces all of them when the certificates have
+// changed.
 func (t *transports) get(r reach, caCert string) *http.Transport {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -123,8 +129,8 @@ func (t *transports) get(r reach, caCert string) *http.Transport {
 	return t.made[r]
 }
 
-// certificates answers the system's certificates and the given ones; nil, which
-// means the system's, if none are given.
+// certificates returns the system's certificates and the given ones; nil, which means the system's,
+// if none are given.
 func certificates(pem string) *x509.CertPool {
 	if pem == "" {
 		return nil
@@ -140,7 +146,7 @@ func certificates(pem string) *x509.CertPool {
 func newTransport(r reach, pool *x509.CertPool) *http.Transport {
 	dialer := &net.Dialer{Timeout: 10 * time.Second, Control: r.control}
 	return &http.Transport{
-		// No proxy: it would dial for us whatever a document names.
+		// No proxy: it would dial whatever a document names.
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			return dialer.DialContext(ctx, network, address)
 		},
@@ -149,8 +155,8 @@ func newTransport(r reach, pool *x509.CertPool) *http.Transport {
 		ForceAttemptHTTP2:      true,
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: 64 << 10,
-		// Rafiki closes idle connections after 5 s. A connection kept longer
-		// breaks under a POST, and nobody can tell whether it was read.
+		// Rafiki closes idle connections after 5 s. A connection that is kept longer breaks under a
+		// POST, and nobody can tell whether the POST was read.
 		IdleConnTimeout: 3 * time.Second,
 	}
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-package backend
+package authserver
 
 import (
 	"context"
@@ -14,6 +14,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -24,14 +25,14 @@ import (
 )
 
 func TestReachOf(t *testing.T) {
-	typed := hostsOf("https://wallet.internal:8443/alice", "https://10.0.0.7/x", "http://127.0.0.1:4000/bob", "https://[fd00::7]/")
+	typed := HostsOf("https://wallet.internal:8443/alice", "https://10.0.0.7/x", "http://127.0.0.1:4000/bob", "https://[fd00::7]/")
 	for text, want := range map[string]any{
 		"https://auth.example/":              reachPublic,
 		"https://93.184.216.34/":             reachPublic,
-		"https://wallet.internal/auth":       reachTyped,
-		"https://WALLET.internal/auth":       reachTyped,
-		"https://10.0.0.7:9000/auth":         reachTyped,
-		"https://[fd00::7]/auth":             reachTyped,
+		"https://wallet.internal/auth":       reachOperator,
+		"https://WALLET.internal/auth":       reachOperator,
+		"https://10.0.0.7:9000/auth":         reachOperator,
+		"https://[fd00::7]/auth":             reachOperator,
 		"http://127.0.0.1:4001/auth":         reachLoopback,
 		"http://localhost:4000/":             errNotPublic,
 		"http://127.0.0.2/":                  errNotPublic,
@@ -75,7 +76,7 @@ func TestAddressesThatAreDialled(t *testing.T) {
 		if err := reachPublic.control("tcp", hostport, nil); (err == nil) != public {
 			t.Errorf("%s: %v", address, err)
 		}
-		if err := reachTyped.control("tcp", hostport, nil); err != nil {
+		if err := reachOperator.control("tcp", hostport, nil); err != nil {
 			t.Errorf("%s was typed: %v", address, err)
 		}
 	}
@@ -97,33 +98,36 @@ func TestNameThatResolvesToLoopback(t *testing.T) {
 	}
 }
 
-// A connection that was made for an operator's host must not serve a request
-// that could not have made it.
+// A connection that was made for an operator's host must not serve a request that could not have
+// made it.
 func TestConnectionsAreNotShared(t *testing.T) {
 	var b transports
-	before := b.get(reachTyped, "")
-	if before == b.get(reachPublic, "") || before == b.get(reachLoopback, "") || before != b.get(reachTyped, "") {
+	before := b.get(reachOperator, "")
+	if before == b.get(reachPublic, "") || before == b.get(reachLoopback, "") || before != b.get(reachOperator, "") {
 		t.Error("want one transport per reach")
 	}
-	if b.get(reachTyped, "x") == before {
+	if b.get(reachOperator, "x") == before {
 		t.Error("other certificates need another transport")
 	}
 }
 
 func TestTransportLimits(t *testing.T) {
-	transport := newTransport(reachTyped, nil)
+	transport := newTransport(reachOperator, nil)
 	if transport.TLSClientConfig.MinVersion != tls.VersionTLS12 || transport.IdleConnTimeout != 3*time.Second || transport.Proxy != nil {
 		t.Error("TLS 1.2 or later, idle connections closed after 3 s, no proxy")
 	}
 }
 
-// portTo makes a port whose client lives at a server of the test's.
-func portTo(t *testing.T, address string) *port {
+// clientAt returns a client whose wallet address is at a server of the test's, and its clock.
+func clientAt(t *testing.T, address string) (*Client, *clockwork.FakeClock) {
 	t.Helper()
-	r := newRig(t)
-	c := newConfig()
-	c.WalletAddress, c.KeyID, c.PrivateKey = address, testKeyID, r.key
-	return r.b.port(c)
+	key, err := NewPrivateKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	clock := clockwork.NewFakeClockAt(time.Now()) // net/http compares deadlines with real time
+	id := Identity{WalletAddress: address, KeyID: "key-1", PrivateKey: key, RequestTimeout: 10 * time.Second}
+	return NewNetwork(clock).Client(id), clock
 }
 
 func TestRedirectsAreNotFollowed(t *testing.T) {
@@ -135,12 +139,12 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 		http.Redirect(w, req, "/elsewhere", http.StatusTemporaryRedirect)
 	}))
 	defer server.Close()
-	p := portTo(t, server.URL+"/client")
-	out, ok := p.rotate(context.Background(), server.URL+"/token/1", "t").(failed)
+	c, _ := clientAt(t, server.URL+"/client")
+	out, ok := c.Rotate(context.Background(), server.URL+"/token/1", "t").(RequestFailed)
 	if !ok || out.Status != http.StatusTemporaryRedirect {
 		t.Errorf("%v", out)
 	}
-	if _, err := p.wallet(context.Background(), server.URL+"/client"); err == nil {
+	if _, err := c.Wallet(context.Background(), server.URL+"/client"); err == nil {
 		t.Error("a redirected document was taken")
 	}
 	if followed.Load() != 0 {
@@ -161,8 +165,8 @@ func TestLargeAnswersAreNotRead(t *testing.T) {
 		}
 	}))
 	defer server.Close()
-	p := portTo(t, server.URL+"/client")
-	if out, ok := p.rotate(context.Background(), server.URL+"/token/1", "t").(failed); !ok || out.Status != 0 {
+	c, _ := clientAt(t, server.URL+"/client")
+	if out, ok := c.Rotate(context.Background(), server.URL+"/token/1", "t").(RequestFailed); !ok || out.Status != 0 {
 		t.Errorf("%T", out)
 	}
 	if n := written.Load(); n > 32<<20 {
@@ -175,15 +179,15 @@ func TestCACert(t *testing.T) {
 		_, _ = fmt.Fprint(w, `{"id":"x","authServer":"https://auth.example","resourceServer":"https://rs.example"}`)
 	}))
 	defer server.Close()
-	p := portTo(t, server.URL+"/client")
-	if _, err := p.wallet(context.Background(), server.URL+"/client"); err == nil {
+	c, _ := clientAt(t, server.URL+"/client")
+	if _, err := c.Wallet(context.Background(), server.URL+"/client"); err == nil {
 		t.Fatal("an unknown certificate was trusted")
 	}
-	p.client.CACert = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}))
-	if err := checkCACert("ca_cert", p.client.CACert); err != nil {
+	c.CACert = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}))
+	if err := CheckCACert(c.CACert); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.wallet(context.Background(), server.URL+"/client"); err != nil {
+	if _, err := c.Wallet(context.Background(), server.URL+"/client"); err != nil {
 		t.Error(err)
 	}
 }
@@ -197,15 +201,15 @@ func TestDocumentsAreNotWaitedForLongerThanAsked(t *testing.T) {
 	}))
 	defer server.Close()
 	defer close(hang)
-	p := portTo(t, server.URL+"/client")
+	c, clock := clientAt(t, server.URL+"/client")
 	failure := make(chan error)
 	go func() {
-		_, err := p.wallet(context.Background(), server.URL+"/client")
+		_, err := c.Wallet(context.Background(), server.URL+"/client")
 		failure <- err
 	}()
 	<-arrived
-	p.b.clock.(*clockwork.FakeClock).Advance(p.client.RequestTimeout)
-	var f failed
+	clock.Advance(c.RequestTimeout)
+	var f RequestFailed
 	if err := <-failure; !errors.As(err, &f) || !f.Timeout {
 		t.Errorf("%v", err)
 	}
@@ -221,8 +225,8 @@ func TestServersWordsAreNotRepeated(t *testing.T) {
 			w.WriteHeader(http.StatusForbidden)
 			_, _ = io.WriteString(w, body)
 		}))
-		p := portTo(t, server.URL+"/client")
-		out, ok := p.rotate(context.Background(), server.URL+"/token/s3cr3t", "t").(failed)
+		c, _ := clientAt(t, server.URL+"/client")
+		out, ok := c.Rotate(context.Background(), server.URL+"/token/s3cr3t", "t").(RequestFailed)
 		if text := out.Error(); !ok || strings.Contains(text, phrase) || strings.Contains(text, "s3cr3t") || !strings.Contains(text, server.URL) {
 			t.Errorf("%s", text)
 		}
@@ -241,8 +245,39 @@ func TestErrorCode(t *testing.T) {
 		``:                                                      "",
 		`{"error":{"code":"made_up"}}`:                          "",
 	} {
-		if got := errorCode([]byte(body)); got != want {
+		if got := errorCode([]byte(body)); string(got) != want {
 			t.Errorf("%s: %q, want %q", body, got, want)
+		}
+	}
+}
+
+func TestReadLifetime(t *testing.T) {
+	for raw, want := range map[string]time.Duration{
+		"600": 600 * time.Second, `"600"`: 600 * time.Second, "0.5": 500 * time.Millisecond,
+		"": 0, "null": 0, "true": 0, "NaN": 0, `"Inf"`: 0, "-0": 0, "1e12": 0, "315360001": 0,
+		strconv.Itoa(10 * 365 * 24 * 3600): MaxDuration,
+	} {
+		if got := readLifetime([]byte(raw)); got != want {
+			t.Errorf("%q: %s, want %s", raw, got, want)
+		}
+	}
+}
+
+func TestWalletAddresses(t *testing.T) {
+	for text, want := range map[string]string{
+		"https://wallet.example/alice":      "https://wallet.example/alice",
+		"https://wallet.example":            "https://wallet.example",
+		"https://wallet.example:8443/a/b":   "https://wallet.example:8443/a/b",
+		"$wallet.example/alice":             "https://wallet.example/alice",
+		"$wallet.example":                   "https://wallet.example/.well-known/pay",
+		"$wallet.example/":                  "https://wallet.example/.well-known/pay",
+		"http://127.0.0.1:4001/alice":       "http://127.0.0.1:4001/alice",
+		"http://[::1]:4001/alice":           "http://[::1]:4001/alice",
+		"http://localhost/alice":            "http://localhost/alice",
+		"https://xn--bcher-kva.example/al~": "https://xn--bcher-kva.example/al~",
+	} {
+		if got, err := ParseWalletAddress(text); err != nil || got != want {
+			t.Errorf("%s: %s %v", text, got, err)
 		}
 	}
 }

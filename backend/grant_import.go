@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"strings"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/authserver"
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/uri"
+)
+
+// importGrant stores a grant that was obtained elsewhere.
+func (b *Backend) importGrant(
+	ctx context.Context, req *logical.Request, d *framework.FieldData, name string, resp *logical.Response,
+) (*grant, error) {
+	params, err := parseGrantParams(d)
+	if err != nil {
+		return nil, err
+	}
+	token, err := parseImport(d, params)
+	if err != nil {
+		return nil, err
+	}
+	b.configMu.RLock()
+	defer b.configMu.RUnlock()
+	l, former, c, err := b.openGrant(ctx, req.Storage, name)
+	if err != nil {
+		return nil, err
+	}
+	defer l.release()
+	if err := b.locateImport(ctx, c, d, &params, token); err != nil {
+		return nil, err
+	}
+	g := b.nextGrant(former, c)
+	if err := g.Settings.apply(d); err != nil {
+		return nil, err
+	}
+	if params.access == nil {
+		params.access = g.Requested
+	} else {
+		g.Access = params.access
+	}
+	g.source = params.source()
+	g.AuthOrigin = uri.OriginOf(token.Manage)
+	g.Interactive, g.Continue, g.Pending = value[bool](d, "interactive"), authserver.Continuation{}, nil
+	token.SentAt = b.clock.Now()
+	g.accept(token, causeImport)
+	if err := l.storeImported(ctx, former, g); err != nil {
+		return nil, err
+	}
+	l.warnReplaced(ctx, c, former, resp)
+	return g, nil
+}
+
+// locateImport checks where an imported grant is from, and discovers where it can be requested
+// anew.
+func (b *Backend) locateImport(
+	ctx context.Context, c *config, d *framework.FieldData, params *grantParams, token authserver.TokenIssued,
+) error {
+	if err := c.checkAllowed("manage_url", token.Manage); err != nil {
+		return err
+	}
+	params.operatorHosts = authserver.HostsOf(
+		params.walletAddress, params.authServer, params.resourceServer, token.Manage, token.Continue.URL)
+	if value[bool](d, "interactive") || params.authServer != "" {
+		return nil
+	}
+	if err := params.discoverServers(ctx, b.clientFor(c, params.operatorHosts...)); err != nil {
+		return err
+	}
+	// Else a grant that is requested anew could not be rotated.
+	if o := uri.OriginOf(params.authServer); o != uri.OriginOf(token.Manage) {
+		return userErrorf(
+			"manage_url: must be on the origin of the authorization server that wallet_address names, %s",
+			o,
+		)
+	}
+	return nil
+}
+
+func (l *grantLock) storeImported(ctx context.Context, former, g *grant) error {
+	if _, err := l.schedule(ctx, former, g); err != nil {
+		return err
+	}
+	if err := l.store(ctx, g); err != nil {
+		return err
+	}
+	l.entry.failure = recentFailure{}
+	l.b.record(tokenEvent{grant: l.name, server: g.AuthOrigin, cause: causeImport, result: resultIssued})
+	return nil
+}
+
+// warnReplaced cancels what the owner was being asked for, and warns of what an import has left
+// alive at the server.
+func (l *grantLock) warnReplaced(ctx context.Context, c *config, former *grant, resp *logical.Response) {
+	if former == nil {
+		return
+	}
+	if former.Pending != nil {
+		if err := l.b.cancelGrant(ctx, c.identity(), former.Pending.grant()); err != nil {
+			resp.AddWarning("what the owner was being asked for could not be cancelled: " + err.Error())
+		}
+	}
+	if former.Token != "" {
+		resp.AddWarning(
+			"the grant that was stored under this name is replaced, but was not cancelled at the authorization " +
+				"server: it may be this one",
+		)
+	}
+}
+
+// parseImport reads the secrets of a grant that was obtained elsewhere.
+func parseImport(d *framework.FieldData, params grantParams) (t authserver.TokenIssued, err error) {
+	if params.finishURI != "" {
+		return t, userErrorf("finish_uri: is for asking, not for importing a grant")
+	}
+	t.Value = value[string](d, "access_token")
+	if !authserver.IsToken(t.Value) {
+		return t, userErrorf("access_token: must be the token's value, printable ASCII without spaces")
+	}
+	manage, err := authserver.ParseURL(value[string](d, "manage_url"))
+	if err != nil {
+		return t, fieldError("manage_url", err)
+	}
+	if !strings.Contains(manage.Path, "token/") {
+		return t, userErrorf("manage_url: must hold token/ in its path, as the manage URLs of Open Payments do")
+	}
+	t.Manage = manage.String()
+	home := uri.Origin(manage)
+	if params.authServer != "" && uri.OriginOf(params.authServer) != home {
+		return t, userErrorf("manage_url: must be on the origin of auth_server, %s", uri.OriginOf(params.authServer))
+	}
+	t.Lifetime = seconds(d, "expires_in")
+	if t.Continue, err = parseContinuation(d, home); err != nil {
+		return t, err
+	}
+	if !value[bool](d, "interactive") &&
+		(params.access == nil || params.authServer == "" && params.walletAddress == "") {
+		return t, userErrorf(
+			"interactive: false takes access, and auth_server or wallet_address, so that the grant can be " +
+				"requested anew",
+		)
+	}
+	return t, nil
+}
+
+// parseContinuation reads where an imported grant is cancelled; the zero value: not given.
+func parseContinuation(d *framework.FieldData, home string) (at authserver.Continuation, err error) {
+	at.Token = value[string](d, "continue_token")
+	if given(d, "continue_url") != given(d, "continue_token") {
+		return at, userErrorf("continue_url: goes together with continue_token")
+	}
+	if !given(d, "continue_url") {
+		return at, nil
+	}
+	u, err := authserver.ParseURL(value[string](d, "continue_url"))
+	switch {
+	case err != nil:
+		return at, fieldError("continue_url", err)
+	case uri.Origin(u) != home:
+		return at, userErrorf("continue_url: must be on the origin of manage_url")
+	case !strings.Contains(u.Path, "continue/"):
+		return at, userErrorf("continue_url: must hold continue/ in its path, as the continue URLs of Open " +
+			"Payments do")
+	case !authserver.IsToken(at.Token):
+		return at, userErrorf("continue_token: must be the token's value, printable ASCII without spaces")
+	}
+	at.URL = u.String()
+	return at, nil
+}

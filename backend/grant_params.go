@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/url"
+	"slices"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/authserver"
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/rights"
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/uri"
+)
+
+// grantParams are the rights that a request asks for, and the servers that it asks them from: of
+// grants and of roles alike.
+type grantParams struct {
+	access         json.RawMessage
+	authServer     string // grant endpoint
+	walletAddress  string
+	resourceServer string
+	finishURI      string
+	operatorHosts  []string
+}
+
+func parseGrantParams(d *framework.FieldData) (p grantParams, err error) {
+	if given(d, "access") {
+		if p.access, err = rights.Parse(d.Raw["access"]); err != nil {
+			return p, fieldError("access", err)
+		}
+	}
+	for _, field := range []struct {
+		name  string
+		to    *string
+		parse func(string) (string, error)
+	}{
+		{"wallet_address", &p.walletAddress, authserver.ParseWalletAddress},
+		{"auth_server", &p.authServer, authserver.ParseEndpoint},
+		{"resource_server", &p.resourceServer, authserver.ParseResourceServer},
+		{"finish_uri", &p.finishURI, func(s string) (string, error) {
+			_, err := authserver.ParseURL(s)
+			return s, err
+		}},
+	} {
+		if given(d, field.name) {
+			if *field.to, err = field.parse(value[string](d, field.name)); err != nil {
+				return p, fieldError(field.name, err)
+			}
+		}
+	}
+	p.operatorHosts = authserver.HostsOf(p.walletAddress, p.authServer, p.resourceServer)
+	return p, nil
+}
+
+// validate returns what is missing to ask for a grant.
+func (p grantParams) validate() error {
+	switch {
+	case p.access == nil:
+		return userErrorf("access: is needed to ask for a grant: the JSON list of rights")
+	case p.authServer == "" && p.walletAddress == "":
+		return userErrorf(
+			"wallet_address: is needed to ask for a grant (the owner's), or auth_server (the grant endpoint)",
+		)
+	}
+	return nil
+}
+
+// discoverServers fills in the servers that the owner's wallet address document names.
+func (p *grantParams) discoverServers(ctx context.Context, client *authserver.Client) error {
+	doc, err := client.Wallet(ctx, p.walletAddress)
+	if err != nil {
+		var f authserver.RequestFailed
+		if errors.As(err, &f) && f.Status != http.StatusNotFound && f.Rule == nil {
+			return logical.CodedError(http.StatusBadGateway, "the wallet address's server "+err.Error())
+		}
+		return fieldError("wallet_address", err)
+	}
+	if p.authServer, err = authserver.ParseEndpoint(doc.AuthServer); err != nil {
+		return fieldError("wallet_address: its document's authServer", err)
+	}
+	if doc.ResourceServer != "" && p.resourceServer == "" {
+		if p.resourceServer, err = authserver.ParseResourceServer(doc.ResourceServer); err != nil {
+			return fieldError("wallet_address: its document's resourceServer", err)
+		}
+	}
+	for field, s := range map[string]string{"authServer": p.authServer, "resourceServer": p.resourceServer} {
+		u, err := url.Parse(s)
+		if err != nil || s == "" {
+			continue
+		}
+		if err := client.CheckReach(u); err != nil {
+			return userErrorf("wallet_address: the %s in its document, %s, %s", field, uri.Origin(u), err)
+		}
+	}
+	return nil
+}
+
+// source is the part of a stored grant or role that the parameters decide.
+func (p grantParams) source() source {
+	return source{
+		Requested: p.access, AuthServer: p.authServer, AuthOrigin: uri.OriginOf(p.authServer),
+		WalletAddress: p.walletAddress, ResourceServer: p.resourceServer, OperatorHosts: p.operatorHosts,
+	}
+}
+
+// checkAllowed returns an error if grants may not come from an authorization server. field names
+// what the error is about.
+func (c *config) checkAllowed(field, target string) error {
+	if len(c.AllowedAuthServers) > 0 && !slices.Contains(c.AllowedAuthServers, uri.OriginOf(target)) {
+		return userErrorf("%s: %s is not in the config's allowed_auth_servers", field, uri.OriginOf(target))
+	}
+	return nil
+}
+
+// openGrant locks the grant that is to be written, and returns its entry as it is (nil: there is
+// none) and the client. The caller releases the lock.
+func (b *Backend) openGrant(ctx context.Context, s logical.Storage, name string) (*grantLock, *grant, *config, error) {
+	l, err := b.lockGrant(ctx, s, name)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	former, err := l.load(ctx)
+	if err == nil {
+		var c *config
+		if c, err = loadClient(ctx, s); err == nil {
+			return l, former, c, nil
+		}
+	}
+	l.release()
+	return nil, nil, nil, err
+}
+
+// nextGrant returns the grant that a write begins with: a copy of the former one, or a new one.
+func (b *Backend) nextGrant(former *grant, c *config) *grant {
+	if former != nil {
+		g := *former
+		return &g
+	}
+	return newGrant(c.WalletAddress, b.clock.Now())
+}

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package backend
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/deadline"
+)
+
+const (
+	// saveTimeout is how long a caller waits for storage to accept an answer.
+	saveTimeout  = 30 * time.Second
+	saveInterval = time.Second
+	saveAttempt  = 10 * time.Second
+	// lastSaves is how often storage is tried after the engine was told to end.
+	lastSaves = 10
+)
+
+// persistUnsaved stores the unsaved answer, trying for 30 s. If storage does not accept it, it
+// stays in memory, and is stored before anything else happens to the grant.
+func (l *grantLock) persistUnsaved(ctx context.Context) error {
+	until := l.b.clock.Now().Add(saveTimeout)
+	for {
+		err := l.save(ctx)
+		if err == nil {
+			return nil
+		}
+		if errors.Is(err, errTakenOver) {
+			l.b.Logger().
+				Error("another node has taken the grant over while its new token was on the way; the token is "+
+					"dropped", "grant", l.name)
+			return err
+		}
+		if !l.b.clock.Now().Before(until) {
+			l.b.Logger().
+				Error("the grant has a new token that could not be stored; it is kept in memory and stored as "+
+					"soon as possible", "grant", l.name, "error", err)
+			l.b.saveLater(l.storage, l.name)
+			return errUnsaved
+		}
+		if err := l.b.sleep(ctx, saveInterval); err != nil {
+			return err
+		}
+	}
+}
+
+// save stores an unsaved answer, over the entry that bears its intent and no other.
+func (l *grantLock) save(ctx context.Context) error {
+	ctx, stop := deadline.After(ctx, l.b.clock, saveAttempt)
+	defer stop()
+	stored, err := loadGrant(ctx, l.storage, l.name)
+	if err != nil {
+		return err
+	}
+	if !stored.hasIntent(l.entry.unsaved.intentID) {
+		l.entry.unsaved = nil
+		return errTakenOver
+	}
+	if err := l.store(ctx, l.entry.unsaved.grant); err != nil {
+		return err
+	}
+	l.entry.unsaved = nil
+	return nil
+}
+
+// saveLater goes on trying to store an unsaved answer, every second, for as long as the engine
+// lives and a little longer.
+func (b *Backend) saveLater(s logical.Storage, name string) {
+	b.inFlight.work.Add(1) // the caller is in flight, so Clean still waits
+	go func() {
+		defer b.inFlight.end()
+		ctx, closing := context.Background(), b.inFlight.closing
+		for left := lastSaves; left > 0; {
+			select {
+			case <-b.clock.After(saveInterval):
+			case <-closing:
+			}
+			if b.saveNow(ctx, s, name) {
+				return
+			}
+			select {
+			case <-b.inFlight.closing:
+				closing = nil
+				left--
+			default:
+			}
+		}
+		b.Logger().Error("the engine ends with a grant's new token unsaved: the token is gone", "grant", name)
+	}()
+}
+
+// saveNow reports whether nothing is left to save.
+func (b *Backend) saveNow(ctx context.Context, s logical.Storage, name string) bool {
+	l, err := b.lockGrant(ctx, s, name)
+	if err != nil {
+		return false
+	}
+	defer l.release()
+	if l.entry.unsaved == nil {
+		return true
+	}
+	err = l.save(ctx)
+	return err == nil || errors.Is(err, errTakenOver)
+}
