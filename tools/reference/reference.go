@@ -29,8 +29,8 @@ Every path of the engine, with its operations, its fields and what it returns. T
 - **Requests.** A field that the path does not know is rejected by name. A duration is a number of seconds or a string
   such as ` + "`5m`" + `, in whole seconds; it is returned as a number of seconds. A list may also be given as a string: its
   JSON or, for a list of strings, the items separated by commas. In a PATCH, ` + "`null`" + ` restores a field's default.
-- **CLI.** ` + "`vault write`" + ` sends POST, ` + "`vault patch`" + ` PATCH, ` + "`vault read`" + ` GET, ` + "`vault list`" + ` LIST and
-  ` + "`vault delete`" + ` DELETE. On OpenBao the command is ` + "`bao`" + `.
+- **CLI.** ` + "`vault write`" + ` sends PUT, which is the same as POST, ` + "`vault patch`" + ` PATCH, ` + "`vault read`" + ` GET,
+  ` + "`vault list`" + ` LIST and ` + "`vault delete`" + ` DELETE. On OpenBao the command is ` + "`bao`" + `.
 - **Responses.** A field that is not marked "always" is left out when it is not known or does not apply.
 `
 	statusesIntroduction = `## Errors
