@@ -1,4 +1,4 @@
-# What there is to do here; "make help" tells.
+# "make help" lists the targets.
 .DEFAULT_GOAL := help
 .PHONY: help build sandbox quickstart test lint bench vault
 
@@ -11,7 +11,7 @@ build: ## build the plugin, the sandbox and open-payments-grant into bin/
 sandbox: build ## start the sandbox: a wallet on loopback, for trying
 	@bin/open-payments-sandbox -addr 127.0.0.1:0
 
-quickstart: ## a tour on a real Vault server and the sandbox; QUICKSTART_EXIT=1 does not stay up
+quickstart: ## a tour on a real Vault server and the sandbox; with QUICKSTART_EXIT=1 it exits after the tour
 	@scripts/quickstart
 
 test: ## every check and test; installs and builds what it needs

@@ -4,14 +4,14 @@
 #   vault write op/grants/shop-income renewable=false
 #   vault agent -config=agent.hcl
 #
-# docs/consumers.md says why it has to be renewable=false, and what the application does
-# when a token is refused.
+# docs/consumers.md explains why it has to be renewable=false, and what the application
+# does when a token is refused.
 
 vault {
   address = "https://vault.example:8200"
 }
 
-# Any other method will do. Its Vault tokens have to come without the default policy
+# Any other method works as well. Its Vault tokens have to come without the default policy
 # (token_no_default_policy=true) and with policies/application.hcl.
 auto_auth {
   method "approle" {
@@ -23,8 +23,8 @@ auto_auth {
   }
 }
 
-# The file is replaced as a whole: nobody reads half a token. More templates with the
-# same path share its reads.
+# The file is replaced as a whole, so nobody reads half a token. Further templates with
+# the same path share its reads.
 template {
   contents    = "{{ with secret \"op/token/shop-income\" }}{{ .Data.access_token }}{{ end }}"
   destination = "/run/shop/token"

@@ -1,16 +1,16 @@
-# Vault Proxy for applications that speak with Vault and are not to log in themselves.
-# Each has a grant of its own.
+# Vault Proxy for applications that talk to Vault and should not log in themselves. Each
+# has a grant of its own.
 #
 #   vault proxy -config=proxy.hcl
 #
-# There is no cache stanza, on purpose: the cache would answer renewals, and reads of
-# renewable leases, with tokens that are dead (docs/consumers.md).
+# There is deliberately no cache stanza: the cache would respond to renewals, and to reads
+# of renewable leases, with tokens that are dead (docs/consumers.md).
 
 vault {
   address = "https://vault.example:8200"
 }
 
-# Any other method will do. Its Vault tokens have to come without the default policy
+# Any other method works as well. Its Vault tokens have to come without the default policy
 # (token_no_default_policy=true) and with policies/application.hcl, once for each grant.
 auto_auth {
   method "approle" {
@@ -26,7 +26,7 @@ api_proxy {
   use_auto_auth_token = true
 }
 
-# Whoever reaches the listener gets the tokens.
+# Whoever can reach the listener gets the tokens.
 listener "tcp" {
   address     = "127.0.0.1:8100"
   tls_disable = true

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MPL-2.0
 
-# Gets paid, and pays, without the client's private key: that stays in Vault, which signs. With vault and curl alone,
-# so that it can be done in the same way in a language for which there is no example.
+# Gets paid, and pays, without the client's private key: it stays in Vault, and Vault signs. Uses vault and curl alone,
+# so that the same steps can be written in a language for which there is no example.
 #
 #   pay.sh MOUNT INCOME AMOUNT [PAYER]
 #
-# INCOME is the grant to get paid with and PAYER, if given, the grant to pay with. AMOUNT counts the smallest unit of
-# the wallet's asset: 1250 are 12.50 USD. VAULT_ADDR and VAULT_TOKEN say which Vault, and as who.
+# INCOME is the grant to get paid with and PAYER, if given, the grant to pay with. AMOUNT is in the smallest unit of the
+# wallet's asset: 1250 is 12.50 USD. VAULT_ADDR and VAULT_TOKEN name the Vault server and authenticate.
 set -euo pipefail
 
 if (($# < 3 || $# > 4)) || [[ ! $3 =~ ^[1-9][0-9]*$ ]]; then
@@ -16,14 +16,15 @@ if (($# < 3 || $# > 4)) || [[ ! $3 =~ ^[1-9][0-9]*$ ]]; then
 fi
 mount=$1 income=$2 amount=$3 payer=${4:-}
 
-# Tokens and headers go through files that only we may read: everybody on the machine sees a command's arguments.
+# Tokens and headers go through files that only we may read, because everybody on the machine can see a command's
+# arguments.
 work=$(mktemp -d)
 cd "$work"
 touch leases
 end() {
   local status=$?
   trap - EXIT
-  # The tokens die now and not in ten minutes. Who knows a lease's id can renew it, so that goes through a file, too.
+  # The tokens die now and not in ten minutes. Whoever knows a lease's id can renew it, so it also goes through a file.
   while read -r lease; do
     printf %s "$lease" >lease
     vault write sys/leases/revoke lease_id=@lease sync=true >/dev/null </dev/null || status=1
@@ -33,11 +34,11 @@ end() {
 }
 trap end EXIT
 
-# What the vault command escapes in JSON, of the characters that are here.
+# The characters here that the vault command escapes in JSON.
 unescape='s/\\u0026/\&/g; s/\\u003c/</g; s/\\u003e/>/g; s/\\\(["\\/]\)/\1/g'
 
-# member NAME FILE is the first text or number of that name in a file of JSON. That is enough for the answers here:
-# their texts hold no quotation marks.
+# member NAME FILE prints the first string or number of that name in a JSON file. That is enough for the responses here:
+# their strings hold no quotation marks.
 member() {
   grep -Eo "\"$1\" *: *(\"[^\"]*\"|[0-9]+)" "$2" | sed -e '2,$d; s/^"[^"]*" *: *//; s/^"//; s/"$//' -e "$unescape" || {
     echo "there is no $1 in ${2%.json}" >&2
@@ -45,11 +46,11 @@ member() {
   }
 }
 
-# post GRANT URL BODY has a request signed by Vault and sends it. It prints the status, and leaves what is answered in
-# answer. A token that Vault itself does not take counts as a 401.
+# post GRANT URL BODY has a request signed by Vault and sends it. It prints the status, and writes the response to the
+# file answer. A token that Vault itself rejects counts as a 401.
 post() {
   local request=(access_token=@access_token method=POST url="$2" body="$3")
-  # The signature covers the body in the form that Vault answers, to the byte; it is the same each time.
+  # The signature covers the body exactly as Vault returns it, which is the same each time.
   if ! vault write -format=table -field=body "$mount/sign/$1" "${request[@]}" >body 2>answer ||
     ! vault write -format=json -field=headers "$mount/sign/$1" "${request[@]}" >headers.json 2>answer; then
     if grep -q 'access_token: ' answer; then
@@ -63,7 +64,7 @@ post() {
   curl -sS -H @headers -H 'Accept: application/json' --data-binary @body -o answer -w '%{http_code}' "$2"
 }
 
-# create GRANT COLLECTION FIELD [MORE] creates a payment with the amount in FIELD, and puts its URL into created.
+# create GRANT COLLECTION FIELD [MORE] creates a payment with the amount in FIELD, and sets created to its URL.
 create() {
   local attempt token wallet url code scale body status
   for attempt in 1 2; do
@@ -84,8 +85,8 @@ create() {
         created=$(member id answer)
         return
         ;;
-      # A grant has one live token. Whoever else reads it takes it from us, even between our read and our request; then
-      # a second read helps. What was refused has done nothing, so this pays nothing twice.
+      # A grant has one live token. Another reader takes it from us, even between our read and our request; then a
+      # second read helps. A request that was refused has done nothing, so this pays nothing twice.
       401 | 403) ;;
       *) break ;;
     esac

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Gets paid, and pays, with the official Open Payments client and without the client's private key: that stays in
-// Vault, which signs.
+// Gets paid, and pays, with the official Open Payments client and without the client's private key: it stays in Vault,
+// and Vault signs.
 //
 //   node pay.mjs MOUNT INCOME AMOUNT [PAYER]
 //
-// INCOME is the grant to get paid with and PAYER, if given, the grant to pay with. AMOUNT counts the smallest unit of
-// the wallet's asset: 1250 are 12.50 USD. VAULT_ADDR and VAULT_TOKEN say which Vault, and as who.
+// INCOME is the grant to get paid with and PAYER, if given, the grant to pay with. AMOUNT is in the smallest unit of the
+// wallet's asset: 1250 is 12.50 USD. VAULT_ADDR and VAULT_TOKEN name the Vault server and authenticate.
 
 import { createAuthenticatedClient } from '@interledger/open-payments'
 
@@ -23,7 +23,7 @@ async function vault(path, data) {
     headers: { 'X-Vault-Token': VAULT_TOKEN },
     body: JSON.stringify(data)
   })
-  const answer = await response.json().catch(() => ({})) // a revocation is answered without a body
+  const answer = await response.json().catch(() => ({})) // the response to a revocation has no body
   if (!response.ok) throw new Error(answer.errors?.join('; ') || `Vault answers ${response.status}`)
   return answer
 }
@@ -38,8 +38,8 @@ async function readToken(grant) {
   return data
 }
 
-// A grant has one live token. Whoever else reads it takes it from us, even between our read and our request; then a
-// second read helps. What was refused has done nothing, so this pays nothing twice: a payment whose answer never came
+// A grant has one live token. Another reader takes it from us, even between our read and our request; then a second read
+// helps. A request that was refused has done nothing, so this pays nothing twice. A payment whose response never came
 // may have been made, and must not be repeated like this.
 async function withToken(grant, use) {
   try {
@@ -52,7 +52,7 @@ async function withToken(grant, use) {
   }
 }
 
-// The client calls this in place of its own signing.
+// The client calls this instead of signing the request itself.
 async function signInVault(request) {
   const token = request.headers.get('Authorization')?.replace(/^GNAP /, '')
   const { data } = await vault(`${mount}/sign/${grantOf.get(token)}`, {
@@ -63,14 +63,14 @@ async function signInVault(request) {
   })
   const headers = new Headers(request.headers)
   for (const [name, value] of Object.entries(data.headers)) headers.set(name, value)
-  // The signature covers these bytes of the body, and not the ones that came in.
+  // The signature covers these bytes of the body, not the ones that came in.
   return new Request(request, { headers, body: data.body })
 }
 
 const client = await createAuthenticatedClient({
   authenticatedRequestInterceptor: signInVault,
-  walletAddressUrl: '', // who asks for grants; that is Vault's business
-  requestTimeoutMs: 30_000 // who gives up early does not know whether there is a payment
+  walletAddressUrl: '', // only needed to ask for grants, which Vault does
+  requestTimeoutMs: 30_000 // after giving up early, one does not know whether the payment was made
 })
 
 const amountIn = ({ assetCode, assetScale }) => ({ value: amount, assetCode, assetScale })
