@@ -55,13 +55,26 @@ func Start(t testing.TB, options Options) *Server {
 	s.start(func(address string) ([]string, error) {
 		return []string{"-dev", "-dev-no-store-token", "-dev-root-token-id=" + s.RootToken,
 			"-dev-listen-address=" + address, "-dev-plugin-dir=" + s.pluginDir(), "-log-level=" + options.LogLevel}, nil
-	}, s.ready)
+	}, s.readyInDevMode)
 	return s
 }
 
 // unsealKeyLine is the line with which a server in dev mode prints its unseal key, shortly after it
 // begins to serve requests.
 var unsealKeyLine = regexp.MustCompile(`(?m)^Unseal Key: (\S+)$`)
+
+// readyInDevMode also waits for the unseal key, so that a test can seal the server at once.
+func (s *Server) readyInDevMode(ctx context.Context) error {
+	if err := s.ready(ctx); err != nil {
+		return err
+	}
+	line := unsealKeyLine.FindStringSubmatch(s.Log())
+	if line == nil {
+		return errors.New("it has not printed its unseal key yet")
+	}
+	s.unsealKey = line[1]
+	return nil
+}
 
 // newServer creates a server's directory with the plugin in it.
 func newServer(t testing.TB) *Server {
@@ -122,9 +135,6 @@ func lookupSelf(ctx context.Context, address, token string) error {
 // Unseal unseals the server, and waits until it serves requests.
 func (s *Server) Unseal() {
 	s.t.Helper()
-	if line := unsealKeyLine.FindStringSubmatch(s.Log()); line != nil {
-		s.unsealKey = line[1]
-	}
 	// The response may still say "sealed": a server that joins a cluster has to be admitted first.
 	if _, err := s.Client("").Sys().Unseal(s.unsealKey); err != nil {
 		s.t.Fatalf("unseal %s: %v", s.Address, err)
