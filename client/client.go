@@ -1,13 +1,5 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Package client sends requests to an Open Payments resource server with access
-// tokens and signatures from Vault's Open Payments secrets engine. The
-// application that uses it never has the client's private key.
-//
-// A [Client] is an [http.RoundTripper]: an http.Client that has it as its
-// Transport sends signed requests, and so does the Open Payments SDK for Go that
-// is given that http.Client. Who only wants the token's value calls
-// [Client.Token].
 package client
 
 import (
@@ -22,85 +14,82 @@ import (
 	"github.com/hashicorp/vault/api"
 )
 
-// ErrClosed is what all methods but Close answer, wrapped, once Close was called.
+// ErrClosed is returned, wrapped, by every method except Close once Close has been called.
 var ErrClosed = errors.New("the client is closed")
 
-// Options say what a Client uses. Only Grant is required.
+// Options configure a Client. Only Grant is required.
 type Options struct {
-	// Mount is where the secrets engine is mounted; "op" if empty.
+	// Mount is the path at which the secrets engine is mounted; "op" if empty.
 	Mount string
-	// Grant is the name of the grant. It must be this Client's alone, or have
-	// shared=true: a grant has one live token, and another reader would take it away
-	// with each read. Clients of a shared grant have the same token; once in its life
-	// another of them replaces it, and a request that finds it dead is sent once more.
+	// Grant is the name of the grant. Either no other reader uses it, or it has shared=true: a
+	// grant has one live token, and each read by another reader replaces it. Clients of a shared
+	// grant hold the same token. Once in that token's lifetime one of them replaces it; a request
+	// by another one that then finds its token dead is sent once more.
 	Grant string
-	// Base sends what was signed, and all other requests as they are. It must not
-	// repeat a POST by itself. If nil it is http.DefaultTransport's like, but keeps
-	// no connection that is idle for 3 s: servers of Open Payments close theirs
-	// after 5 s, and a POST that meets that moment may or may not have paid.
+	// Base sends signed requests, and forwards all others unchanged. It must not retry a POST. If
+	// nil, it is a copy of http.DefaultTransport that closes connections after 3 s of idle time:
+	// Open Payments servers close theirs after 5 s, and a POST that is sent at that moment may or
+	// may not have paid.
 	Base http.RoundTripper
 }
 
-// TokenSource is for code that only wants the token, and for its tests. A
-// *Client is one.
+// TokenSource returns access tokens. Code that needs only the token can depend on it instead of a
+// Client, and its tests can replace it.
 type TokenSource interface {
-	// Token answers a token that is live, as far as is known.
+	// Token returns a token that is live as far as is known.
 	Token(ctx context.Context) (Token, error)
 }
 
-// Token is an access token of a grant, as op/token/NAME answers it.
+// Token is an access token of a grant, as returned by op/token/NAME.
 type Token struct {
-	// Value is the token. It goes into the header "Authorization: GNAP <Value>" of
-	// requests that the client's key signs.
+	// Value is the token itself. It belongs in the header "Authorization: GNAP <Value>" of requests
+	// signed with the client's key.
 	Value string `json:"access_token"`
-	// ExpiresAt is when the token expires. A renewal, another reader or Close ends
-	// it earlier: do not keep a Token, but ask for it each time.
+	// ExpiresAt is when the token expires. A renewal, another reader or Close ends it earlier: do
+	// not keep a Token, ask for it each time.
 	ExpiresAt time.Time `json:"expires_at"`
-	// Generation numbers the grant's tokens; a newer one has a higher number.
+	// Generation numbers the grant's tokens; a newer token has a higher number.
 	Generation int `json:"generation"`
-	// ResourceServer is the URL below which the token is good, empty if not known.
+	// ResourceServer is the base URL of the requests that the token authorizes; empty if unknown.
 	ResourceServer string `json:"resource_server"`
-	// WalletAddress is that of the grant's owner, empty if not known.
+	// WalletAddress is the wallet address of the grant's owner; empty if unknown.
 	WalletAddress string `json:"wallet_address"`
 }
 
-// Client gets access tokens of one grant from Vault, and sends requests that
-// Vault has signed. Its methods may be called from several goroutines.
+// Client gets access tokens of one grant from Vault, and sends requests that Vault has signed. It
+// is safe for concurrent use.
 //
-// The first use reads op/token/NAME. When two thirds of the lease are over it is
-// renewed in the background, or the token read anew if the lease cannot be
-// renewed, so that callers need not wait. A Client that nobody has used since it
-// got its token does not do so: its lease ends by itself, Vault and the
-// authorization server have no work with it, and its next use reads again. All
-// callers share one renewal or read; a caller whose context ends stops waiting,
-// and the others go on. When reads fail, callers get the same error at once for
-// about a second, doubling up to half a minute; a token that is still live is used
-// meanwhile.
+// The first use reads op/token/NAME. After two thirds of the lease the Client renews it in the
+// background, or reads the token again if the lease is not renewable, so that callers need not
+// wait. A Client that has not been used since it got its token does neither: its lease expires,
+// which costs Vault and the authorization server nothing, and the next use reads again. All callers
+// share one renewal or read; a caller whose context ends stops waiting, and the others go on. After
+// a failed read, callers get the same error at once for about a second, doubling up to half a
+// minute; a token that is still live is used in the meantime.
 //
-// The Vault token's own renewal is the caller's business. The leases end with
-// it. A caching Vault Agent or Proxy must not be in between: it would answer with
-// the token that was refused.
+// Renewing the Vault token is up to the caller; the leases end with it. Do not put a Vault Agent or
+// Vault Proxy that caches between a Client and Vault: it would return the rejected token again.
 type Client struct {
 	vault     *api.Client
 	base      http.RoundTripper
 	tokenPath string
 	signPath  string
 
-	mu       sync.Mutex
-	lease    *lease  // the newest; nil before the first read and after Close
-	flight   *flight // the renewal or read that is under way, nil if none
-	timer    *time.Timer
-	failure  error // why the last read failed
-	failing  pause // since then
-	refusing pause // since the resource server refused a new token, too
-	closed   bool
+	mu         sync.Mutex
+	lease      *lease   // the newest; nil before the first read and after Close
+	refreshing *refresh // the renewal or read in progress; nil if there is none
+	timer      *time.Timer
+	readErr    error   // why the last read failed
+	reads      backOff // after failed reads
+	retries    backOff // after the resource server rejected a new token as well
+	closed     bool
 }
 
 var _ TokenSource = (*Client)(nil)
 
-// New answers a Client that uses vault, with its address, its token and its
-// retries, as they are at each request. Nothing is read before the first use.
-// The error is for a Grant or a vault that is missing.
+// New returns a Client that sends requests through vault, with the address, token and retry
+// settings that vault has at the time of each request. It reads nothing until the first use. It
+// returns an error if vault is nil or o.Grant is empty.
 func New(vault *api.Client, o Options) (*Client, error) {
 	mount := strings.Trim(o.Mount, "/")
 	if mount == "" {
@@ -108,9 +97,9 @@ func New(vault *api.Client, o Options) (*Client, error) {
 	}
 	switch {
 	case vault == nil:
-		return nil, errors.New("a Vault client is needed")
+		return nil, errors.New("a Vault client is required")
 	case o.Grant == "":
-		return nil, errors.New("Options.Grant is needed: the name of a grant")
+		return nil, errors.New("Options.Grant is required: the name of a grant")
 	case o.Base == nil:
 		o.Base = defaultBase()
 	}
@@ -119,14 +108,14 @@ func New(vault *api.Client, o Options) (*Client, error) {
 		base:      o.Base,
 		tokenPath: mount + "/token/" + o.Grant,
 		signPath:  mount + "/sign/" + o.Grant,
-		failing:   newPause(),
-		refusing:  newPause(),
+		reads:     newBackOff(),
+		retries:   newBackOff(),
 	}, nil
 }
 
 func defaultBase() http.RoundTripper {
 	shared, ok := http.DefaultTransport.(*http.Transport)
-	if !ok { // the application has put something else there
+	if !ok { // the application has replaced it
 		return http.DefaultTransport
 	}
 	own := shared.Clone()
@@ -134,45 +123,44 @@ func defaultBase() http.RoundTripper {
 	return own
 }
 
-// Token answers the grant's token. Where there is no live one it waits, no longer
-// than ctx, for Vault to rotate the grant, and answers Vault's error (an
-// [api.ResponseError]) if it cannot.
+// Token returns the grant's token. If there is no live one, it waits, no longer than ctx, for Vault
+// to rotate the grant, and returns Vault's error (an [api.ResponseError]) if Vault cannot.
 func (c *Client) Token(ctx context.Context) (Token, error) {
-	l, err := c.live(ctx, nil)
+	l, err := c.usableLease(ctx, nil)
 	if err != nil {
 		return Token{}, err
 	}
 	return l.Token, nil
 }
 
-// Close revokes the lease, and ends all work in the background. That kills the
-// token, unless the grant is shared, or its on_revoke is keep, or the token ends in
-// half a minute anyway; requests that are under way may find it dead. Close waits,
-// no longer than ctx, for a read or renewal that is under way. To close a Client
-// twice is fine; where it has failed, closing it again tries again, and otherwise
-// the lease ends by itself.
+// Close revokes the lease and stops all background work. That kills the token, unless the grant is
+// shared, its on_revoke is "keep", or the token expires within half a minute; requests in progress
+// may find it dead. Close waits, no longer than ctx, for a read or renewal in progress. Closing a
+// Client twice does no harm; if Close failed, calling it again retries the revocation, and
+// otherwise the lease expires.
 func (c *Client) Close(ctx context.Context) error {
 	c.mu.Lock()
 	c.closed = true
-	c.arm()
-	f := c.flight
+	c.scheduleRefresh()
+	r := c.refreshing
 	c.mu.Unlock()
-	if f != nil {
+	if r != nil {
 		select {
-		case <-f.done:
+		case <-r.done:
 		case <-ctx.Done():
-			return fmt.Errorf("wait for the answer to a read or renewal of %s: %w", c.tokenPath, ctx.Err())
+			return fmt.Errorf("wait for a read or renewal of %s: %w", c.tokenPath, ctx.Err())
 		}
 	}
 	c.mu.Lock()
 	l := c.lease
 	c.mu.Unlock()
-	if l == nil || !time.Now().Before(l.ends) {
+	if l == nil || !time.Now().Before(l.usableUntil) {
 		return nil
 	}
-	// Not Sys().Revoke: its URL, which errors and logs show, holds the lease's id,
-	// and who knows that can renew the lease.
-	_, err := c.vault.Logical().WriteWithContext(ctx, "sys/leases/revoke", map[string]any{"lease_id": l.id, "sync": true})
+	// Not Sys().Revoke: errors and logs show its URL, which contains the lease id, and anyone who
+	// knows the id can renew the lease.
+	_, err := c.vault.Logical().WriteWithContext(ctx, "sys/leases/revoke",
+		map[string]any{"lease_id": l.id, "sync": true})
 	if err != nil {
 		return fmt.Errorf("revoke the lease of %s: %w", c.tokenPath, err)
 	}

@@ -17,13 +17,13 @@ import (
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/client"
 )
 
-func TestNewRefuses(t *testing.T) {
+func TestNewWithoutRequiredOptions(t *testing.T) {
 	vault := newVault("http://vault.example", nil)
 	if _, err := client.New(nil, client.Options{Grant: "shop-income"}); err == nil {
-		t.Error("made without a Vault client")
+		t.Error("New succeeds without a Vault client")
 	}
 	if _, err := client.New(vault, client.Options{}); err == nil {
-		t.Error("made without a grant")
+		t.Error("New succeeds without a grant")
 	}
 }
 
@@ -31,13 +31,13 @@ func TestNewRefuses(t *testing.T) {
 func TestCallersShareOneRead(t *testing.T) {
 	inWorld(t, func(w *world) {
 		time.Sleep(time.Hour)
-		w.counted(0, 0)
+		w.checkCounts(0, 0)
 		var callers sync.WaitGroup
 		for range 20 {
-			callers.Go(func() { w.live() })
+			callers.Go(func() { w.checkLive() })
 		}
 		callers.Wait()
-		w.counted(1, 0)
+		w.checkCounts(1, 0)
 
 		token, err := w.client.Token(w.Context())
 		if err != nil {
@@ -53,8 +53,8 @@ func TestCallersShareOneRead(t *testing.T) {
 	})
 }
 
-// A token in use is replaced before it ends, and nobody waits for that; a fresh one
-// is left alone.
+// A token in use is replaced before it expires, and no caller waits for that; a fresh one is left
+// alone.
 func TestTokenIsReplacedInTime(t *testing.T) {
 	for name, fixed := range map[string]bool{"renewable": false, "not renewable": true} {
 		t.Run(name, func(t *testing.T) {
@@ -62,56 +62,56 @@ func TestTokenIsReplacedInTime(t *testing.T) {
 				w.fixed = fixed
 				for begun := time.Now(); time.Since(begun) < 5*lifetime; time.Sleep(time.Second) {
 					synctest.Wait()
-					if waited := w.live(); waited > 0 {
+					if waited := w.checkLive(); waited > 0 {
 						w.Fatalf("waited for %s", waited)
 					}
 				}
 				// Two thirds of 595 s are 396.7 s: the eighth is due after 2777 s.
 				if fixed {
-					w.counted(8, 0)
+					w.checkCounts(8, 0)
 				} else {
-					w.counted(1, 7)
+					w.checkCounts(1, 7)
 				}
 			})
 		})
 	}
 }
 
-// Who is not used has no work done. The token that was got last ends by itself.
+// A client that is not used does nothing; its last lease expires.
 func TestIdleClientIsSilent(t *testing.T) {
 	inWorld(t, func(w *world) {
-		w.live()
+		w.checkLive()
 		time.Sleep(24 * time.Hour)
-		w.counted(1, 1) // it had been used since its read
-		w.live()
-		w.counted(2, 1)
+		w.checkCounts(1, 1) // it had been used since its read
+		w.checkLive()
+		w.checkCounts(2, 1)
 		if err := w.client.Close(w.Context()); err != nil {
 			w.Error(err)
 		}
 		time.Sleep(24 * time.Hour)
-		w.counted(2, 1)
+		w.checkCounts(2, 1)
 	})
 }
 
-// A token that is due when an idle client is used again is good, and is replaced
-// meanwhile.
+// An idle client whose token is due for a refresh when it is used again returns that token, and
+// refreshes it in the background.
 func TestUseAfterIdleTime(t *testing.T) {
 	inWorld(t, func(w *world) {
-		w.live()
+		w.checkLive()
 		time.Sleep(leaseTime*2/3 + time.Second) // renewed; not used since then
 		time.Sleep(leaseTime*2/3 + time.Second) // due
-		w.counted(1, 1)
+		w.checkCounts(1, 1)
 		before, err := w.client.Token(w.Context())
 		if err != nil || before.Generation != 2 {
 			w.Errorf("generation %d, %v", before.Generation, err)
 		}
 		synctest.Wait()
-		w.counted(1, 2)
-		w.live()
+		w.checkCounts(1, 2)
+		w.checkLive()
 	})
 }
 
-// After a renewal that fails the token is read at once, in the background.
+// After a failed renewal the token is read at once, in the background.
 func TestRenewalThatFails(t *testing.T) {
 	for name, fail := range map[string]func(*world){
 		"superseded": func(w *world) { w.rotate() },
@@ -121,11 +121,11 @@ func TestRenewalThatFails(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, func(w *world) {
-				w.live()
+				w.checkLive()
 				w.set(func() { fail(w) })
 				time.Sleep(leaseTime*2/3 + time.Second)
-				w.counted(2, 1)
-				if waited := w.live(); waited > 0 {
+				w.checkCounts(2, 1)
+				if waited := w.checkLive(); waited > 0 {
 					w.Errorf("waited for %s", waited)
 				}
 			})
@@ -133,8 +133,8 @@ func TestRenewalThatFails(t *testing.T) {
 	}
 }
 
-// While reads fail, Vault is left alone for longer and longer; whoever asks gets
-// the error at once, or the token as long as it lives.
+// While reads fail, the pauses between them grow; callers get the error at once, or the token as
+// long as it is live.
 func TestReadsThatFail(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.set(func() {
@@ -147,7 +147,7 @@ func TestReadsThatFail(t *testing.T) {
 			if !errors.As(err, &refusal) || refusal.StatusCode != http.StatusBadGateway {
 				w.Fatalf("%v", err)
 			}
-			w.fails(err, "op/token/shop-income", "answered 500")
+			w.checkError(err, "op/token/shop-income", "answered 500")
 			if waited := time.Since(asked); waited > 0 {
 				w.Fatalf("waited for %s", waited)
 			}
@@ -157,7 +157,7 @@ func TestReadsThatFail(t *testing.T) {
 		}
 		w.set(func() { clear(w.fault) })
 		time.Sleep(time.Minute)
-		w.live()
+		w.checkLive()
 
 		reads := w.count("read")
 		w.set(func() {
@@ -168,7 +168,7 @@ func TestReadsThatFail(t *testing.T) {
 			w.Errorf("%d reads in 5 s", n)
 		}
 		for begun := time.Now(); time.Since(begun) < leaseTime/3-6*time.Second; time.Sleep(time.Second) {
-			if waited := w.live(); waited > 0 {
+			if waited := w.checkLive(); waited > 0 {
 				w.Fatalf("waited for %s", waited)
 			}
 		}
@@ -177,17 +177,17 @@ func TestReadsThatFail(t *testing.T) {
 		}
 		time.Sleep(2 * time.Second)
 		_, err := w.client.Token(w.Context())
-		w.fails(err, "broken")
+		w.checkError(err, "broken")
 		w.set(func() { clear(w.fault) })
 		time.Sleep(time.Minute)
-		w.live()
+		w.checkLive()
 	})
 }
 
-// A Client that fails and is not used any more falls silent.
+// A client whose reads fail stops reading once it is no longer used.
 func TestIdleClientThatFailsIsSilent(t *testing.T) {
 	inWorld(t, func(w *world) {
-		w.live()
+		w.checkLive()
 		w.set(func() {
 			w.fault["read"], w.fault["renew"] = errors.New("broken"), errors.New("broken")
 		})
@@ -200,8 +200,7 @@ func TestIdleClientThatFailsIsSilent(t *testing.T) {
 	})
 }
 
-// A caller who gives up waits no longer; the read goes on, and its token is not
-// lost.
+// A caller whose context ends stops waiting; the read goes on, and its token is kept.
 func TestCallerWhoGivesUp(t *testing.T) {
 	inWorld(t, func(w *world) {
 		release := make(chan struct{})
@@ -212,8 +211,8 @@ func TestCallerWhoGivesUp(t *testing.T) {
 			w.Errorf("%v", err)
 		}
 		close(release)
-		w.live()
-		w.counted(1, 0)
+		w.checkLive()
+		w.checkCounts(1, 0)
 
 		gone, cancel := context.WithCancel(w.Context())
 		cancel()
@@ -222,19 +221,19 @@ func TestCallerWhoGivesUp(t *testing.T) {
 			w.Errorf("%v", err)
 		}
 		synctest.Wait()
-		w.counted(1, 1)
+		w.checkCounts(1, 1)
 	})
 }
 
-// A grant that was deleted and made again numbers its tokens anew.
+// A grant that was deleted and created again starts a new numbering of its tokens.
 func TestGrantMadeAgain(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.set(func() { w.generation = 100 })
-		w.live()
+		w.checkLive()
 		w.set(func() { w.generation = 1 })
-		w.post(http.StatusCreated)
-		w.live()
-		w.counted(2, 0)
+		w.createPayment(http.StatusCreated)
+		w.checkLive()
+		w.checkCounts(2, 0)
 	})
 }
 
@@ -247,14 +246,15 @@ func TestAnswerOfSomethingElse(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, func(w *world) {
-				w.vault = newVault("http://vault.example", inProcess{http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+				vault := http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
 					if answer == "" {
 						rw.WriteHeader(http.StatusNotFound)
 					}
 					_, _ = rw.Write([]byte(answer))
-				})})
+				})
+				w.vault = newVault("http://vault.example", inProcess{vault})
 				_, err := w.newClient(nil).Token(w.Context())
-				w.fails(err, "read op/token/shop-income: ")
+				w.checkError(err, "read op/token/shop-income: ")
 			})
 		})
 	}
@@ -262,7 +262,7 @@ func TestAnswerOfSomethingElse(t *testing.T) {
 
 func TestClose(t *testing.T) {
 	inWorld(t, func(w *world) {
-		w.live()
+		w.checkLive()
 		for range 2 {
 			if err := w.client.Close(w.Context()); err != nil {
 				w.Fatal(err)
@@ -272,14 +272,14 @@ func TestClose(t *testing.T) {
 			w.Errorf("%d revocations, generation %d", w.count("revoke"), w.generation)
 		}
 		_, err := w.client.Token(w.Context())
-		w.fails(err, "op/token/shop-income")
+		w.checkError(err, "op/token/shop-income")
 		for name, url := range map[string]string{"own": payments, "another's": "https://wallet.example/alice"} {
 			_, sent := w.client.RoundTrip(w.request("GET", url, ""))
 			if !errors.Is(err, client.ErrClosed) || !errors.Is(sent, client.ErrClosed) {
 				w.Errorf("%s: %v, %v", name, err, sent)
 			}
 		}
-		w.counted(1, 0)
+		w.checkCounts(1, 0)
 	})
 }
 
@@ -290,7 +290,7 @@ func TestCloseWithoutLease(t *testing.T) {
 		if err := unused.Close(w.Context()); err != nil {
 			w.Error(err)
 		}
-		w.live()
+		w.checkLive()
 		time.Sleep(24 * time.Hour)
 		w.set(func() { w.fault["revoke"] = errors.New("broken") })
 		if err := w.client.Close(w.Context()); err != nil {
@@ -302,7 +302,7 @@ func TestCloseWithoutLease(t *testing.T) {
 	})
 }
 
-// A read that is under way is waited for: its lease is the one to revoke.
+// Close waits for a read in progress: its lease is the one to revoke.
 func TestCloseDuringRead(t *testing.T) {
 	inWorld(t, func(w *world) {
 		release := make(chan struct{})
@@ -323,15 +323,15 @@ func TestCloseDuringRead(t *testing.T) {
 			w.Errorf("%d revocations", w.count("revoke"))
 		}
 		time.Sleep(24 * time.Hour)
-		w.counted(1, 0)
+		w.checkCounts(1, 0)
 	})
 }
 
 func TestCloseThatFails(t *testing.T) {
 	inWorld(t, func(w *world) {
-		w.live()
+		w.checkLive()
 		w.set(func() { w.fault["revoke"] = errors.New("the authorization server answered 500") })
-		w.fails(w.client.Close(w.Context()), "revoke the lease of op/token/shop-income", "answered 500")
+		w.checkError(w.client.Close(w.Context()), "revoke the lease of op/token/shop-income", "answered 500")
 		w.set(func() { clear(w.fault) })
 		if err := w.client.Close(w.Context()); err != nil || w.count("revoke") != 2 {
 			w.Errorf("%d revocations, %v", w.count("revoke"), err)

@@ -21,7 +21,7 @@ import (
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/sandbox"
 )
 
-// An http.Client that sends signed requests.
+// An http.Client whose requests are signed.
 func Example() {
 	vault, stop := startExample() // yours: api.NewClient(nil), with VAULT_ADDR and VAULT_TOKEN
 	defer stop()
@@ -34,7 +34,7 @@ func Example() {
 	defer c.Close(ctx) // revokes the lease
 	wallet := &http.Client{Transport: c}
 
-	token, err := c.Token(ctx) // for where to send a request, and for whom
+	token, err := c.Token(ctx) // it says where to send requests, and for which wallet
 	if err != nil {
 		panic(err)
 	}
@@ -48,8 +48,8 @@ func Example() {
 	// Output: 201 Created
 }
 
-// The Open Payments SDK for Go wants a key. Any will do, such as one that is made
-// now and thrown away: Vault's signature replaces the SDK's.
+// The Open Payments SDK for Go requires a key. Any key will do, such as a temporary one: Vault's
+// signature replaces the SDK's.
 func Example_sdk() {
 	vault, stop := startExample()
 	defer stop()
@@ -85,7 +85,7 @@ func Example_sdk() {
 	// Output: 201 Created
 }
 
-// startExample starts the secrets engine and a sandbox, with the grant shop-income.
+// startExample starts the secrets engine, with the grant shop-income, and a sandbox.
 func startExample() (vault *api.Client, stop func()) {
 	wallet, err := sandbox.Start(sandbox.Options{})
 	check(err)
@@ -108,7 +108,8 @@ func startExample() (vault *api.Client, stop func()) {
 	})
 	check(err)
 	_, err = vault.Logical().Write("op/grants/shop-income", map[string]any{
-		"wallet_address": wallet.WalletAddress("shop"), "access": `[{"type": "incoming-payment", "actions": ["create", "read", "list"]}]`,
+		"wallet_address": wallet.WalletAddress("shop"),
+		"access":         `[{"type": "incoming-payment", "actions": ["create", "read", "list"]}]`,
 	})
 	check(err)
 	return vault, func() {
@@ -117,7 +118,7 @@ func startExample() (vault *api.Client, stop func()) {
 	}
 }
 
-// newKey answers a new key, the private one as PEM.
+// newKey returns a new key pair, the private key as PEM.
 func newKey() (public ed25519.PublicKey, private string) {
 	public, key, err := ed25519.GenerateKey(nil)
 	check(err)

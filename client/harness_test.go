@@ -23,8 +23,8 @@ import (
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/client"
 )
 
-// vaultServer is Vault's HTTP API around a secrets engine at op/: its paths, and
-// leases as Vault keeps them.
+// vaultServer implements enough of Vault's HTTP API to serve a secrets engine at op/: the engine's
+// paths and, like Vault, the leases of its responses.
 type vaultServer struct {
 	engine func(context.Context, *logical.Request) (*logical.Response, error)
 
@@ -45,7 +45,7 @@ func (v *vaultServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case strings.HasPrefix(path, "op/"):
 		req.Path = strings.TrimPrefix(path, "op/")
 	case lease == nil:
-		answerErrors(w, http.StatusBadRequest, "lease not found")
+		writeErrors(w, http.StatusBadRequest, "lease not found")
 		return
 	case path == "sys/leases/renew":
 		req.Operation, req.Secret, req.Data = logical.RenewOperation, lease.Secret, lease.Data
@@ -59,18 +59,18 @@ func (v *vaultServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	coded := logical.HTTPCodedError(nil)
 	switch {
 	case errors.As(err, &coded):
-		answerErrors(w, coded.Code(), err.Error())
+		writeErrors(w, coded.Code(), err.Error())
 	case err != nil:
-		answerErrors(w, http.StatusBadRequest, err.Error())
+		writeErrors(w, http.StatusBadRequest, err.Error())
 	case resp.IsError():
-		answerErrors(w, http.StatusBadRequest, resp.Error().Error())
+		writeErrors(w, http.StatusBadRequest, resp.Error().Error())
 	case req.Operation == logical.RevokeOperation:
 		v.forget(id)
 		w.WriteHeader(http.StatusNoContent)
 	default:
 		answer := map[string]any{"data": resp.Data}
 		if resp.Secret != nil {
-			answer["lease_id"] = v.keep(req, id, resp)
+			answer["lease_id"] = v.store(req, id, resp)
 			answer["lease_duration"] = int(resp.Secret.TTL.Seconds())
 			answer["renewable"] = resp.Secret.Renewable
 		}
@@ -78,7 +78,7 @@ func (v *vaultServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (v *vaultServer) keep(req *logical.Request, id string, resp *logical.Response) string {
+func (v *vaultServer) store(req *logical.Request, id string, resp *logical.Response) string {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if id == "" {
@@ -105,12 +105,12 @@ func (v *vaultServer) lease(id string) *logical.Response {
 	return v.leases[id]
 }
 
-func answerErrors(w http.ResponseWriter, status int, text string) {
+func writeErrors(w http.ResponseWriter, status int, text string) {
 	w.WriteHeader(status)
 	check(json.NewEncoder(w).Encode(map[string][]string{"errors": {text}}))
 }
 
-// newVault answers an API client that asks once.
+// newVault returns an API client that does not retry.
 func newVault(address string, transport http.RoundTripper) *api.Client {
 	config := api.DefaultConfig() // reads the environment of the test, which may point anywhere
 	config.Address, config.AgentAddress, config.MaxRetries = address, "", 0
@@ -124,8 +124,8 @@ func newVault(address string, transport http.RoundTripper) *api.Client {
 	return vault
 }
 
-// inProcess sends requests to a handler without a network, so that a test's time
-// can be synctest's.
+// inProcess sends requests to a handler without a network, so that a test can run in synctest's
+// fake time.
 type inProcess struct{ http.Handler }
 
 func (p inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -161,28 +161,27 @@ const (
 	leaseTime      = lifetime - 5*time.Second
 )
 
-// world is a secrets engine, with one grant, behind Vault's API, and the resource
-// server that knows its tokens. What it does is what the engine is documented to
-// do; test/e2e has the real ones.
+// world is a fake: a secrets engine with one grant behind Vault's API, and the resource server that
+// accepts its tokens. It behaves as the engine is documented to; test/e2e uses the real ones.
 type world struct {
 	*testing.T
 	vault    *api.Client
 	client   *client.Client
-	requests []*http.Request // that the resource server has got; their bodies were read
+	requests []*http.Request // that the resource server received; their bodies have been read
 	bodies   []string
 
 	mu         sync.Mutex
 	generation int
-	dead       bool // the token is dead at the resource server, and Vault does not know
-	shut       bool // the resource server answers 403 whatever the token
+	dead       bool // the token is dead at the resource server, which Vault does not know
+	shut       bool // the resource server returns 403 for every token
 	fixed      bool // leases are not renewable
 	shared     bool // reads do not rotate, and leases are not renewable
 	counts     map[string]int
 	fault      map[string]error         // by operation
-	hang       map[string]chan struct{} // by operation: until it is closed, after the work
+	hang       map[string]chan struct{} // by operation: its response is held until this is closed
 }
 
-// inWorld runs a test in synctest's time.
+// inWorld runs a test in synctest's fake time.
 func inWorld(t *testing.T, test func(*world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -213,13 +212,13 @@ func (w *world) newClient(base http.RoundTripper) *client.Client {
 
 func (w *world) token() string { return fmt.Sprintf("TokenSecret%d", w.generation) }
 
-// engine does an operation, and counts it.
+// engine handles a request of Vault's, and holds its response if the test wants it to.
 func (w *world) engine(ctx context.Context, req *logical.Request) (*logical.Response, error) {
 	operation := string(req.Operation)
 	if req.Operation == logical.UpdateOperation {
 		operation = "sign"
 	}
-	resp, err := w.do(operation, req)
+	resp, err := w.handle(operation, req)
 	w.mu.Lock()
 	hang := w.hang[operation]
 	w.mu.Unlock()
@@ -232,7 +231,7 @@ func (w *world) engine(ctx context.Context, req *logical.Request) (*logical.Resp
 	return resp, err
 }
 
-func (w *world) do(operation string, req *logical.Request) (*logical.Response, error) {
+func (w *world) handle(operation string, req *logical.Request) (*logical.Response, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.counts[operation]++
@@ -244,13 +243,13 @@ func (w *world) do(operation string, req *logical.Request) (*logical.Response, e
 		if !w.shared || w.generation == 0 {
 			w.rotate()
 		}
-		return w.handOut(), nil
+		return w.issueToken(), nil
 	case "renew":
 		if req.Secret.InternalData["generation"] != w.generation {
 			return nil, errors.New("superseded: another reader or a rotation got a newer token")
 		}
 		w.rotate()
-		return w.handOut(), nil
+		return w.issueToken(), nil
 	case "revoke":
 		if req.Secret.InternalData["generation"] == w.generation {
 			w.rotate()
@@ -261,10 +260,10 @@ func (w *world) do(operation string, req *logical.Request) (*logical.Response, e
 	}
 }
 
-// rotate kills the token before it.
+// rotate issues a new token, which kills the previous one.
 func (w *world) rotate() { w.generation, w.dead = w.generation+1, false }
 
-func (w *world) handOut() *logical.Response {
+func (w *world) issueToken() *logical.Response {
 	return &logical.Response{
 		Data: map[string]any{
 			"access_token": w.token(), "authorization": "GNAP " + w.token(), "generation": w.generation,
@@ -284,10 +283,11 @@ func (w *world) sign(data map[string]any) *logical.Response {
 	case data["access_token"] != w.token():
 		return logical.ErrorResponse("access_token: is not the grant's current one; read the token again")
 	case !strings.HasPrefix(url, resourceServer+"/") || strings.Contains(url, "/unknown"):
-		return logical.ErrorResponse("url: is none of the resource server's operations")
+		return logical.ErrorResponse("url: is not one of the resource server's operations")
 	}
 	headers := map[string]string{
-		"Authorization": "GNAP " + w.token(), "Signature-Input": "sig1=(by Vault)", "Signature": fmt.Sprintf("sig1=:%s %s:", data["method"], url),
+		"Authorization":   "GNAP " + w.token(),
+		"Signature-Input": "sig1=(by Vault)", "Signature": fmt.Sprintf("sig1=:%s %s:", data["method"], url),
 	}
 	signed := map[string]any{"headers": headers}
 	if body, _ := data["body"].(string); body != "" {
@@ -302,8 +302,7 @@ func (w *world) sign(data map[string]any) *logical.Response {
 	return &logical.Response{Data: signed}
 }
 
-// resource is the resource server. It creates whatever it is asked for with a live
-// token.
+// resource is the resource server's handler. It creates whatever is requested with a live token.
 func (w *world) resource(rw http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	w.mu.Lock()
@@ -319,15 +318,15 @@ func (w *world) resource(rw http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// set changes the world under its lock.
+// set runs change under the world's lock.
 func (w *world) set(change func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	change()
 }
 
-// counted checks how many reads and renewals there were in all.
-func (w *world) counted(reads, renewals int) {
+// checkCounts checks the total numbers of reads and renewals.
+func (w *world) checkCounts(reads, renewals int) {
 	w.Helper()
 	if w.count("read") != reads || w.count("renew") != renewals {
 		w.Errorf("%d reads and %d renewals, want %d and %d", w.count("read"), w.count("renew"), reads, renewals)
@@ -340,9 +339,8 @@ func (w *world) count(operation string) int {
 	return w.counts[operation]
 }
 
-// live asks for the token, which has to be the live one, and reports how long that
-// took.
-func (w *world) live() time.Duration {
+// checkLive gets the token, checks that it is the live one, and returns how long that took.
+func (w *world) checkLive() time.Duration {
 	w.Helper()
 	begun := time.Now()
 	token, err := w.client.Token(w.Context())
@@ -366,13 +364,13 @@ func (w *world) request(method, url, body string) *http.Request {
 	return req
 }
 
-// post creates a payment, and checks the answer's status and body.
-func (w *world) post(status int) {
+// createPayment sends a POST, and checks that the response has a body and this status.
+func (w *world) createPayment(status int) {
 	w.Helper()
-	w.answers(status, w.request("POST", payments, `{ "walletAddress": "https://wallet.example/shop" }`))
+	w.checkResponse(status, w.request("POST", payments, `{ "walletAddress": "https://wallet.example/shop" }`))
 }
 
-func (w *world) answers(status int, req *http.Request) {
+func (w *world) checkResponse(status int, req *http.Request) {
 	w.Helper()
 	resp, err := w.client.RoundTrip(req)
 	if err != nil {
@@ -388,8 +386,8 @@ func (w *world) answers(status int, req *http.Request) {
 	}
 }
 
-// fails checks what an error says, and that it holds no secret.
-func (w *world) fails(err error, words ...string) {
+// checkError checks that an error contains the words, and no secret.
+func (w *world) checkError(err error, words ...string) {
 	w.Helper()
 	if err == nil {
 		w.Error("no error")
@@ -401,6 +399,6 @@ func (w *world) fails(err error, words ...string) {
 		}
 	}
 	if text := fmt.Sprintf("%v %+v %#v", err, err, err); strings.Contains(text, "Secret") {
-		w.Error("an error holds a token or a lease's id")
+		w.Error("an error contains a token or a lease id")
 	}
 }

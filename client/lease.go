@@ -13,153 +13,155 @@ import (
 	"github.com/hashicorp/vault/api"
 )
 
-// lease is a token with Vault's lease of it.
+// lease is a token and Vault's lease of it.
 type lease struct {
 	Token
-	id        string
-	renewable bool
-	due       time.Time // when the next token is to be got
-	ends      time.Time // when this one must not be used any more
-	used      bool      // since it was got
+	id          string
+	renewable   bool
+	refreshAt   time.Time // when to get the next token
+	usableUntil time.Time
+	used        bool // since it was issued
 }
 
-// newLease reads Vault's answer to a read or a renewal that was sent at a time. The
-// lease began after that, so it is over here before it is at Vault, and there before
-// the token is; the two clocks need not agree.
+// newLease parses Vault's response to a read or renewal that was sent at the given time. Vault
+// starts the lease after that time, so here the lease ends before it ends at Vault, where it ends
+// before the token does. This needs no agreement between the two clocks.
 func newLease(secret *api.Secret, sent time.Time) (*lease, error) {
 	if secret == nil {
-		return nil, errors.New("there is nothing; is the secrets engine mounted there?")
+		return nil, errors.New("there is nothing at this path: is the secrets engine mounted there?")
 	}
 	l := &lease{id: secret.LeaseID, renewable: secret.Renewable}
 	raw, err := json.Marshal(secret.Data)
 	if err != nil || json.Unmarshal(raw, &l.Token) != nil || l.Value == "" || l.id == "" {
-		return nil, errors.New("the answer is none of an Open Payments secrets engine")
+		return nil, errNotTheEngine
 	}
-	life := time.Duration(secret.LeaseDuration) * time.Second
-	l.due, l.ends = sent.Add(life*2/3), sent.Add(life)
+	ttl := time.Duration(secret.LeaseDuration) * time.Second
+	l.refreshAt, l.usableUntil = sent.Add(ttl*2/3), sent.Add(ttl)
 	return l, nil
 }
 
-// holds tells whether a lease's token is the one that was refused: of a shared grant
-// several leases hold the same.
-func (l *lease) holds(refused *lease) bool { return refused != nil && l.Value == refused.Value }
+var errNotTheEngine = errors.New("the response does not come from an Open Payments secrets engine")
 
-// flight is a renewal or a read that is under way. There is one at a time: unless
-// the grant is shared, each kills the token that the one before has got.
-type flight struct {
-	begun   time.Time
-	awaited bool          // somebody waits for it
-	done    chan struct{} // closed at its end, after lease and err were set
+// hasTokenOf reports whether both leases hold the same token: several leases of a shared grant do.
+func (l *lease) hasTokenOf(other *lease) bool { return other != nil && l.Value == other.Value }
+
+// refresh is a renewal or read in progress. There is one at a time: unless the grant is shared,
+// each kills the token that the one before it returned.
+type refresh struct {
+	started time.Time
+	awaited bool          // a caller waits for it
+	done    chan struct{} // closed at the end, after lease and err have been set
 	lease   *lease
 	err     error
 }
 
-// live answers the lease to use. Where there is none, or where its token was
-// refused (nil: none was), it waits for the next.
-func (c *Client) live(ctx context.Context, refused *lease) (*lease, error) {
+// usableLease returns a lease whose token can be used, and waits for the next one if there is none.
+// If rejected is not nil, its token has been rejected and another one is needed.
+func (c *Client) usableLease(ctx context.Context, rejected *lease) (*lease, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("read %s: %w", c.tokenPath, err)
 	}
 	asked := time.Now()
 	for {
-		l, f, err := c.current(refused)
-		if f == nil {
+		l, r, err := c.leaseOrRefresh(rejected)
+		if r == nil {
 			return l, err
 		}
 		select {
-		case <-f.done:
+		case <-r.done:
 		case <-ctx.Done():
 			return nil, fmt.Errorf("wait for %s: %w", c.tokenPath, ctx.Err())
 		}
-		// A read of a shared grant that was under way already may have been answered
-		// before another reader got the next token.
-		if f.err != nil || !f.begun.Before(asked) || !f.lease.holds(refused) {
-			return f.lease, f.err
+		// If a read of a shared grant had already started, Vault may have answered it before
+		// another reader got the next token: then it returns the rejected token again.
+		if r.err != nil || !r.started.Before(asked) || !r.lease.hasTokenOf(rejected) {
+			return r.lease, r.err
 		}
 	}
 }
 
-// current answers the lease to use, or else the flight to wait for.
-func (c *Client) current(refused *lease) (*lease, *flight, error) {
+// leaseOrRefresh returns a usable lease, or else the refresh to wait for.
+func (c *Client) leaseOrRefresh(rejected *lease) (*lease, *refresh, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	l := c.lease
 	switch {
 	case c.closed:
 		return nil, nil, fmt.Errorf("read %s: %w", c.tokenPath, ErrClosed)
-	case l != nil && !l.holds(refused) && time.Now().Before(l.ends):
+	case l != nil && !l.hasTokenOf(rejected) && time.Now().Before(l.usableUntil):
 		l.used = true
-		c.refresh()
+		c.refreshIfDue()
 		return l, nil, nil
-	case c.flight == nil && c.failing.lasts():
-		return nil, nil, c.failure
+	case c.refreshing == nil && c.reads.active():
+		return nil, nil, c.readErr
 	}
-	f := c.begin(nil)
-	f.awaited = true
-	return nil, f, nil
+	r := c.startRefresh(nil)
+	r.awaited = true
+	return nil, r, nil
 }
 
-// refresh begins to get the next token if it is due and this one is in use.
-// Nobody waits for it. The caller holds the lock.
-func (c *Client) refresh() {
+// refreshIfDue starts a refresh if it is time for one and the current token is in use. Nobody waits
+// for it. The caller holds the lock.
+func (c *Client) refreshIfDue() {
 	l, now := c.lease, time.Now()
-	if c.closed || l == nil || !l.used || now.Before(l.due) || !now.Before(l.ends) || c.failing.lasts() {
+	if c.closed || l == nil || !l.used || now.Before(l.refreshAt) || !now.Before(l.usableUntil) || c.reads.active() {
 		return
 	}
-	c.begin(l)
+	c.startRefresh(l)
 }
 
-// begin begins a flight, unless one is under way: with a renewal if there is a
-// lease for it. It does not end with the caller who began it, for a rotation goes
-// on and kills the token before it, whether its answer is seen or not. The caller
-// holds the lock.
-func (c *Client) begin(renewed *lease) *flight {
-	if c.flight == nil {
-		c.flight = &flight{begun: time.Now(), done: make(chan struct{})}
-		go c.fly(c.flight, renewed)
+// startRefresh starts a refresh, unless one is in progress. If renewed is not nil, the refresh
+// renews that lease. It is independent of the caller's context: a rotation that has started
+// completes and kills the previous token even if nobody waits for the response. The caller holds
+// the lock.
+func (c *Client) startRefresh(renewed *lease) *refresh {
+	if c.refreshing == nil {
+		c.refreshing = &refresh{started: time.Now(), done: make(chan struct{})}
+		go c.runRefresh(c.refreshing, renewed)
 	}
-	return c.flight
+	return c.refreshing
 }
 
-func (c *Client) fly(f *flight, renewed *lease) {
-	f.lease, f.err = c.next(renewed)
+func (c *Client) runRefresh(r *refresh, renewed *lease) {
+	r.lease, r.err = c.nextLease(renewed)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.flight = nil
-	if f.err != nil {
-		c.failure = f.err
-		c.failing.begin()
+	c.refreshing = nil
+	if r.err != nil {
+		c.readErr = r.err
+		c.reads.start()
 	} else {
-		c.lease = f.lease
-		c.lease.used = f.awaited
-		c.failing.end()
+		c.lease = r.lease
+		c.lease.used = r.awaited
+		c.reads.reset()
 	}
-	c.arm()
-	close(f.done)
+	c.scheduleRefresh()
+	close(r.done)
 }
 
-// arm sets the timer for the next refresh. The caller holds the lock.
-func (c *Client) arm() {
+// scheduleRefresh sets the timer for the next refresh. The caller holds the lock.
+func (c *Client) scheduleRefresh() {
 	if c.timer != nil {
 		c.timer.Stop()
 	}
 	if c.closed || c.lease == nil {
 		return
 	}
-	at := c.lease.due
-	if c.failing.until.After(at) {
-		at = c.failing.until
+	at := c.lease.refreshAt
+	if c.reads.until.After(at) {
+		at = c.reads.until
 	}
 	c.timer = time.AfterFunc(time.Until(at), func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		c.refresh()
+		c.refreshIfDue()
 	})
 }
 
-// next gets the next token. A renewal fails if another reader got a token, or at
-// the lease's max_ttl, or its answer was lost: a read helps in each case.
-func (c *Client) next(renewed *lease) (*lease, error) {
+// nextLease renews the given lease, if it can be renewed, and otherwise reads the token. A renewal
+// fails if another reader has got a token, if the lease has reached its max_ttl, or if the response
+// was lost: a read works in each of these cases.
+func (c *Client) nextLease(renewed *lease) (*lease, error) {
 	if renewed != nil && renewed.renewable {
 		if l := c.renew(renewed); l != nil {
 			return l, nil
@@ -177,14 +179,15 @@ func (c *Client) next(renewed *lease) (*lease, error) {
 	return l, nil
 }
 
-// renew renews a lease, and answers nil if that fails. A LifetimeWatcher renews when it is started, which would
-// kill a token that was just read, and later without a word before. So it is
-// started when a renewal is due and stopped after it: then it is known when one is
-// under way, and who is refused meanwhile waits for its answer and does not read.
+// renew renews a lease, and returns nil if that fails. A LifetimeWatcher renews as soon as it is
+// started, which would kill a token that was just read, and later it renews without announcing it.
+// So renew starts a watcher when a renewal is due and stops it afterwards. That way the Client
+// knows when a renewal is in progress, and a caller whose token is rejected meanwhile waits for the
+// result instead of reading.
 func (c *Client) renew(l *lease) *lease {
 	watcher, err := c.vault.NewLifetimeWatcher(&api.LifetimeWatcherInput{
-		// Without a duration: when Vault denies a renewal, a watcher does not tell
-		// before the lease is nearly over.
+		// Without a duration: given one, a watcher reports a denied renewal only when the lease is
+		// nearly over.
 		Secret:        &api.Secret{LeaseID: l.id, Renewable: true},
 		RenewBehavior: api.RenewBehaviorErrorOnErrors,
 	})
@@ -199,19 +202,20 @@ func (c *Client) renew(l *lease) *lease {
 		if renewed, err := newLease(renewal.Secret, sent); err == nil {
 			return renewed
 		}
-	case <-watcher.DoneCh(): //nolint:errcheck // Whatever it is, a read comes next.
+	case <-watcher.DoneCh(): //nolint:errcheck // Whatever the error is, a read comes next.
 	}
 	return nil
 }
 
-// pause is how long something that has failed is left alone.
-type pause struct {
-	growth *backoff.ExponentialBackOff
-	until  time.Time
+// backOff suspends an action that has failed: for a second, then for twice as long each time, up to
+// half a minute.
+type backOff struct {
+	intervals *backoff.ExponentialBackOff
+	until     time.Time
 }
 
-func newPause() pause {
-	return pause{growth: backoff.NewExponentialBackOff(
+func newBackOff() backOff {
+	return backOff{intervals: backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(time.Second),
 		backoff.WithMultiplier(2),
 		backoff.WithMaxInterval(30*time.Second),
@@ -219,12 +223,12 @@ func newPause() pause {
 	)}
 }
 
-// begin begins a pause, a longer one than before.
-func (p *pause) begin() { p.until = time.Now().Add(p.growth.NextBackOff()) }
+// start suspends the action, for longer than the last time.
+func (b *backOff) start() { b.until = time.Now().Add(b.intervals.NextBackOff()) }
 
-func (p *pause) end() {
-	p.growth.Reset()
-	p.until = time.Time{}
+func (b *backOff) reset() {
+	b.intervals.Reset()
+	b.until = time.Time{}
 }
 
-func (p *pause) lasts() bool { return time.Now().Before(p.until) }
+func (b *backOff) active() bool { return time.Now().Before(b.until) }

@@ -14,86 +14,86 @@ import (
 )
 
 const (
-	maxBody = 1 << 20 // bytes; Vault takes no more
-	// maxDrain is what is read of an answer that nobody will see, so that its
-	// connection can be used again.
+	maxBody = 1 << 20 // bytes; the engine signs no longer body
+	// maxDrain limits how many bytes of a discarded response are read so that its connection can be
+	// reused.
 	maxDrain = 64 << 10
 )
 
-// RoundTrip sends a request. One to a URL below the token's resource_server, letter
-// for letter, is signed by Vault and sent with the headers and the body that Vault
-// answers, in place of Authorization, Signature, Signature-Input and Content-*;
-// its body is JSON of no more than 1 MiB. Any other request goes through untouched
-// and without a token. (Where the resource server is, the answer to the first
-// read of the token tells: so the first request reads it, whatever its URL.)
+// RoundTrip sends a request. If its URL begins with the token's resource_server, compared as a
+// string, Vault signs the request, and it is sent with the headers and body that Vault returns,
+// which replace Authorization, Signature, Signature-Input and Content-*. The body of such a request
+// is JSON of at most 1 MiB. Any other request is forwarded unchanged and without a token. (The
+// response to the first read of the token says where the resource server is, so the first request
+// reads the token, whatever its URL.)
 //
-// If op/sign/NAME says that the token is not the current one, or the resource
-// server answers 401 or 403, then the request is signed and sent once more, with
-// the newer token that is there already or else one read anew; what that brings is
-// the answer. Where such a repetition was refused as well, the token is not to
-// blame, and for about a second, doubling up to half a minute, a 401 or 403 is the
-// answer at once: a grant whose limits are spent is refused with 403, too, and each
-// new token kills the one that other requests use.
+// If op/sign/NAME says that the token is not the current one, or the resource server returns 401 or
+// 403, the request is signed and sent once more, with a newer token if there is one already, or
+// else with the result of another read; RoundTrip returns the second response. If that was 401 or
+// 403 as well, the token is not to blame, and for about a second, doubling up to half a minute,
+// RoundTrip returns a 401 or 403 at once: a grant whose limits are used up also gets a 403, and
+// each new token kills the one that other requests use.
 //
-// After a transport error nothing is sent again: a POST may have paid. Therefore
-// Idempotency-Key, which Open Payments does not know, is left out: http.Transport
-// takes it for the permission to repeat a POST.
+// After a transport error nothing is sent again, because a POST may have paid. For the same reason
+// Idempotency-Key, which Open Payments does not know, is removed: http.Transport takes it as
+// permission to retry a POST.
 //
-// Other refusals of op/sign/NAME are errors, with Vault's sentence in an
-// [api.ResponseError]. No error holds a token.
+// Other errors of op/sign/NAME are returned, with Vault's message in an [api.ResponseError]. No
+// error contains a token.
 func (c *Client) RoundTrip(req *http.Request) (*http.Response, error) {
-	signs, err := c.signs(req)
+	signed, err := c.needsSignature(req)
 	if err != nil {
 		closeBody(req)
 		return nil, err
 	}
-	if !signs {
+	if !signed {
 		return c.base.RoundTrip(req)
 	}
 	body, err := readBody(req)
 	if err != nil {
 		return nil, err
 	}
-	used, err := c.live(req.Context(), nil)
+	used, err := c.usableLease(req.Context(), nil)
 	if err != nil {
 		return nil, err
 	}
 	resp, err := c.send(req, body, used)
-	if !isSuperseded(err) && (!isRefused(resp) || !c.mayReplace(used)) {
+	if !isSuperseded(err) && (!isUnauthorized(resp) || !c.mayReplace(used)) {
 		return resp, err
 	}
 	if resp != nil {
 		_, _ = io.CopyN(io.Discard, resp.Body, maxDrain)
 		_ = resp.Body.Close()
 	}
-	next, err := c.live(req.Context(), used)
+	next, err := c.usableLease(req.Context(), used)
 	if err != nil {
 		return nil, err
 	}
 	resp, err = c.send(req, body, next)
-	c.repeated(resp)
+	c.noteRetry(resp)
 	return resp, err
 }
 
-// signs tells whether a request is one for the resource server. The text decides,
-// as it does for op/sign.
-func (c *Client) signs(req *http.Request) (bool, error) {
+// needsSignature reports whether a request is for the resource server. Like op/sign, it compares
+// strings.
+func (c *Client) needsSignature(req *http.Request) (bool, error) {
 	c.mu.Lock()
 	l, closed := c.lease, c.closed
 	c.mu.Unlock()
 	if l == nil || closed {
 		var err error
-		if l, err = c.live(req.Context(), nil); err != nil {
+		if l, err = c.usableLease(req.Context(), nil); err != nil {
 			return false, err
 		}
 	}
 	if l.ResourceServer == "" {
-		return false, fmt.Errorf("%s does not say where the grant's resource server is, so what to sign is not known; write resource_server to the grant", c.tokenPath)
+		return false, fmt.Errorf("%s returns no resource_server, so which requests to sign is unknown; "+
+			"write resource_server to the grant", c.tokenPath)
 	}
 	return strings.HasPrefix(req.URL.String(), l.ResourceServer+"/"), nil
 }
 
-// readBody reads a request's body, which may be read only once, and closes it.
+// readBody reads a request's body, once because it may not be readable again, and closes it.
 func readBody(req *http.Request) (string, error) {
 	defer closeBody(req)
 	if req.Body == nil {
@@ -105,7 +105,7 @@ func readBody(req *http.Request) (string, error) {
 		return "", fmt.Errorf("read the request's body: %w", err)
 	case len(body) > maxBody:
 		return "", errors.New("the request's body is longer than 1 MiB, which Vault does not sign")
-	case !utf8.Valid(body): // Vault would get, and sign, another text
+	case !utf8.Valid(body): // as JSON to Vault it would become, and be signed as, another string
 		return "", errors.New("the request's body is not JSON: it is not UTF-8")
 	}
 	return string(body), nil
@@ -125,12 +125,12 @@ func (c *Client) send(req *http.Request, body string, l *lease) (*http.Response,
 	}
 	resp, err := c.base.RoundTrip(signed)
 	if resp != nil {
-		resp.Request = req // signed holds the token
+		resp.Request = req // signed contains the token
 	}
 	return resp, err
 }
 
-// sign answers the request to send in place of a caller's, which it leaves alone.
+// sign returns a signed copy of a request, which it does not change.
 func (c *Client) sign(req *http.Request, body string, l *lease) (*http.Request, error) {
 	method := req.Method
 	if method == "" {
@@ -141,33 +141,39 @@ func (c *Client) sign(req *http.Request, body string, l *lease) (*http.Request, 
 		fields["body"] = body
 	}
 	secret, err := c.vault.Logical().WriteWithContext(req.Context(), c.signPath, fields)
+	if err == nil && (secret == nil || secret.Data["headers"] == nil) {
+		err = errNotTheEngine
+	}
 	if err != nil {
 		return nil, fmt.Errorf("write %s: %w", c.signPath, err)
 	}
-	if secret == nil || secret.Data["headers"] == nil {
-		return nil, fmt.Errorf("write %s: the answer is none of an Open Payments secrets engine", c.signPath)
-	}
 
 	signed := req.Clone(req.Context())
-	signed.Host = "" // what is signed is the URL's
+	signed.Host = "" // the signature covers the URL's host
 	signed.TransferEncoding, signed.Trailer = nil, nil
-	signed.Header = keptHeaders(req.Header)
+	signed.Header = forwardedHeaders(req.Header)
 	headers, _ := secret.Data["headers"].(map[string]any)
 	for name, value := range headers {
 		signed.Header.Set(name, fmt.Sprint(value))
 	}
-	text, _ := secret.Data["body"].(string)
-	signed.Body, signed.GetBody, signed.ContentLength = http.NoBody, nil, int64(len(text))
-	if text != "" {
-		// Without GetBody, by which http.Transport would send it again: over HTTP/2 even
-		// after answers that do not prove that nothing was done.
-		signed.Body = io.NopCloser(strings.NewReader(text))
-	}
+	// Without GetBody, with which http.Transport would retry: over HTTP/2 even after responses that
+	// do not prove that nothing was done.
+	signed.GetBody = nil
+	setBody(signed, secret.Data["body"])
 	return signed, nil
 }
 
-// keptHeaders are those of a caller's headers that go with a signed request.
-func keptHeaders(all http.Header) http.Header {
+// setBody makes the body that Vault returned, if any, the request's.
+func setBody(req *http.Request, body any) {
+	text, _ := body.(string)
+	req.Body, req.ContentLength = http.NoBody, int64(len(text))
+	if text != "" {
+		req.Body = io.NopCloser(strings.NewReader(text))
+	}
+}
+
+// forwardedHeaders returns those of the caller's headers that a signed request keeps.
+func forwardedHeaders(all http.Header) http.Header {
 	kept := http.Header{}
 	for name, values := range all {
 		switch canonical := http.CanonicalHeaderKey(name); canonical {
@@ -181,37 +187,37 @@ func keptHeaders(all http.Header) http.Header {
 	return kept
 }
 
-// isSuperseded tells whether op/sign has refused the token. All its refusals begin
-// with the name of the field that they are about, which is a part of its contract.
+// isSuperseded reports whether op/sign rejected the token as not the current one. All its errors
+// begin with the name of the field that they are about; that is part of its contract.
 func isSuperseded(err error) bool {
 	var refusal *api.ResponseError
 	return errors.As(err, &refusal) && refusal.StatusCode == http.StatusBadRequest &&
 		len(refusal.Errors) > 0 && strings.HasPrefix(refusal.Errors[0], "access_token:")
 }
 
-// isRefused tells whether the resource server may have refused the token: it says
-// 403 of a dead one, and other servers 401.
-func isRefused(resp *http.Response) bool {
+// isUnauthorized reports whether the resource server may have rejected the token: Rafiki returns
+// 403 for a dead one, and other servers 401.
+func isUnauthorized(resp *http.Response) bool {
 	return resp != nil && (resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden)
 }
 
-// mayReplace tells whether a token that the resource server refused may be
-// replaced: it is already or will be in a moment, or there is hope that it helps.
+// mayReplace reports whether to try another token after the resource server rejected this one: if
+// it has been or is being replaced anyway, or if a new one may help.
 func (c *Client) mayReplace(l *lease) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.lease != l || c.flight != nil || !c.refusing.lasts()
+	return c.lease != l || c.refreshing != nil || !c.retries.active()
 }
 
-// repeated learns from the answer to a repetition whether another token has helped.
-func (c *Client) repeated(resp *http.Response) {
+// noteRetry learns from the response to the second attempt whether another token helped.
+func (c *Client) noteRetry(resp *http.Response) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
 	case resp == nil:
-	case isRefused(resp):
-		c.refusing.begin()
+	case isUnauthorized(resp):
+		c.retries.start()
 	default:
-		c.refusing.end()
+		c.retries.reset()
 	}
 }

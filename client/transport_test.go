@@ -23,7 +23,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// body is a request's body that knows whether it was closed.
+// body is a request body that records whether it was closed.
 type body struct {
 	io.Reader
 	closed atomic.Bool
@@ -34,12 +34,12 @@ func (b *body) Close() error {
 	return nil
 }
 
-// roundTrips is a function as an http.RoundTripper.
+// roundTrips adapts a function to http.RoundTripper.
 type roundTrips func(*http.Request) (*http.Response, error)
 
 func (f roundTrips) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// What Vault answers is what is sent; the caller's request stays as it was.
+// What Vault returns is what is sent; the caller's request is not changed.
 func TestSignedRequest(t *testing.T) {
 	inWorld(t, func(w *world) {
 		req := w.request("POST", payments+"?cursor=%2F", "")
@@ -48,22 +48,26 @@ func TestSignedRequest(t *testing.T) {
 		req.TransferEncoding = []string{"chunked"}
 		req.Header = http.Header{
 			"Accept": {"application/json"}, "X-Two": {"1", "2"}, "Idempotency-Key": {"1"}, "X-Idempotency-Key": {"1"},
-			"Authorization": {"GNAP throw-away"}, "authorization": {"GNAP throw-away"}, "Signature": {"sig1=:throw-away:"}, "Signature-Input": {"sig1=throw-away"},
-			"Content-Type": {"text/plain"}, "Content-Length": {"50"}, "Content-Digest": {"throw-away"}, "Content-Encoding": {"throw-away"},
+			"Authorization": {"GNAP throw-away"}, "authorization": {"GNAP throw-away"}, "Signature": {"sig1=:throw-away:"},
+			"Signature-Input": {"sig1=throw-away"},
+			"Content-Type":    {"text/plain"}, "Content-Length": {"50"}, "Content-Digest": {"throw-away"},
+			"Content-Encoding": {"throw-away"},
 		}
 		before := req.Clone(w.Context())
-		w.answers(http.StatusCreated, req)
+		w.checkResponse(http.StatusCreated, req)
 
 		got := w.requests[0]
 		want := http.Header{
 			"Accept": {"application/json"}, "X-Two": {"1", "2"},
-			"Authorization": {"GNAP TokenSecret1"}, "Signature": {"sig1=:POST " + payments + "?cursor=%2F:"}, "Signature-Input": {"sig1=(by Vault)"},
-			"Content-Type": {"application/json"}, "Content-Length": {"47"}, "Content-Digest": {"sha-512=:by Vault:"},
+			"Authorization": {"GNAP TokenSecret1"}, "Signature": {"sig1=:POST " + payments + "?cursor=%2F:"},
+			"Signature-Input": {"sig1=(by Vault)"},
+			"Content-Type":    {"application/json"}, "Content-Length": {"47"}, "Content-Digest": {"sha-512=:by Vault:"},
 		}
 		if !reflect.DeepEqual(got.Header, want) {
 			w.Errorf("sent with %v, want %v", got.Header, want)
 		}
-		if w.bodies[0] != `{"walletAddress":"https://wallet.example/shop"}` || got.ContentLength != 47 || got.TransferEncoding != nil {
+		if w.bodies[0] != `{"walletAddress":"https://wallet.example/shop"}` || got.ContentLength != 47 ||
+			got.TransferEncoding != nil {
 			w.Errorf("the body %q, length %d", w.bodies[0], got.ContentLength)
 		}
 		if got.Method != "POST" || got.URL.String() != payments+"?cursor=%2F" || got.Host != "" {
@@ -74,7 +78,8 @@ func TestSignedRequest(t *testing.T) {
 			w.Error("the body is not closed")
 		}
 		before.Body = req.Body
-		if !reflect.DeepEqual(req.Header, before.Header) || req.Host != before.Host || req.ContentLength != 50 || len(req.TransferEncoding) != 1 {
+		if !reflect.DeepEqual(req.Header, before.Header) || req.Host != before.Host || req.ContentLength != 50 ||
+			len(req.TransferEncoding) != 1 {
 			w.Error("the caller's request was modified")
 		}
 	})
@@ -89,19 +94,20 @@ func TestSignedRequestWithoutBody(t *testing.T) {
 			w.Fatal(err)
 		}
 		got := w.requests[0]
-		if len(w.bodies[0]) > 0 || got.ContentLength != 0 || got.Header.Get("Content-Type") != "" || got.Header.Get("Content-Digest") != "" {
+		if len(w.bodies[0]) > 0 || got.ContentLength != 0 || got.Header.Get("Content-Type") != "" ||
+			got.Header.Get("Content-Digest") != "" {
 			w.Errorf("sent with the body %q and %v", w.bodies[0], got.Header)
 		}
 		if got.Header.Get("Signature") != "sig1=:GET "+payments+"/1:" {
 			w.Errorf("the signature is %s", got.Header.Get("Signature"))
 		}
 		if resp.Request != req {
-			w.Error("the answer shows the request that holds the token")
+			w.Error("the response refers to the request that contains the token")
 		}
 	})
 }
 
-// Nothing but the resource server gets a token, or has its requests changed.
+// Requests to anything but the resource server get no token, and are not changed.
 func TestOtherRequestsAreUntouched(t *testing.T) {
 	inWorld(t, func(w *world) {
 		var got *http.Request
@@ -112,7 +118,8 @@ func TestOtherRequestsAreUntouched(t *testing.T) {
 		for _, url := range []string{
 			"https://wallet.example/alice", "https://wallet.example/alice/jwks.json", "https://wallet.example/auth",
 			"https://wallet.example/op", "https://wallet.example/operations", "https://wallet.example.org/op/incoming-payments",
-			"http://wallet.example/op/incoming-payments", "https://wallet.example:444/op/incoming-payments", "https://WALLET.example/op/incoming-payments",
+			"http://wallet.example/op/incoming-payments", "https://wallet.example:444/op/incoming-payments",
+			"https://WALLET.example/op/incoming-payments",
 			"https://other.example/?" + payments, "https://user@wallet.example/op/incoming-payments",
 		} {
 			req := w.request("POST", url, "body")
@@ -129,17 +136,18 @@ func TestOtherRequestsAreUntouched(t *testing.T) {
 		if w.count("sign") != 0 {
 			w.Errorf("%d signed", w.count("sign"))
 		}
-		// What the resource server's URL is stays known, so idle time costs no read.
+		// The Client remembers the resource server's URL, so a request after idle time costs no
+		// read.
 		time.Sleep(24 * time.Hour)
 		if _, err := w.client.RoundTrip(w.request("GET", "https://wallet.example/alice", "")); err != nil {
 			w.Error(err)
 		}
-		w.counted(1, 1)
+		w.checkCounts(1, 1)
 	})
 }
 
-// A refused token is replaced once, however many find it refused, and all their
-// requests succeed, with their bodies.
+// A rejected token is replaced once, however many requests it was rejected for, and all of them
+// succeed, with their bodies.
 func TestRefusedToken(t *testing.T) {
 	for name, refuse := range map[string]func(*world){
 		"at the resource server": func(w *world) { w.dead = true },
@@ -147,14 +155,14 @@ func TestRefusedToken(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, func(w *world) {
-				w.live()
+				w.checkLive()
 				w.set(func() { refuse(w) })
 				var callers sync.WaitGroup
 				for range 20 {
-					callers.Go(func() { w.post(http.StatusCreated) })
+					callers.Go(func() { w.createPayment(http.StatusCreated) })
 				}
 				callers.Wait()
-				w.counted(2, 0)
+				w.checkCounts(2, 0)
 				for _, sent := range w.bodies {
 					if sent != `{"walletAddress":"https://wallet.example/shop"}` {
 						w.Errorf("sent %q", sent)
@@ -166,7 +174,8 @@ func TestRefusedToken(t *testing.T) {
 }
 
 func TestStatusesThatRefuse(t *testing.T) {
-	for status, repeated := range map[int]bool{200: false, 302: false, 400: false, 401: true, 403: true, 404: false, 407: false, 409: false, 429: false, 500: false, 503: false} {
+	for status, repeated := range map[int]bool{200: false, 302: false, 400: false, 401: true, 403: true, 404: false,
+		407: false, 409: false, 429: false, 500: false, 503: false} {
 		t.Run(http.StatusText(status), func(t *testing.T) {
 			inWorld(t, func(w *world) {
 				var first *body
@@ -179,12 +188,12 @@ func TestStatusesThatRefuse(t *testing.T) {
 					return &http.Response{StatusCode: status, Body: first}, nil
 				}))
 				if !repeated {
-					w.post(status)
-					w.counted(1, 0)
+					w.createPayment(status)
+					w.checkCounts(1, 0)
 					return
 				}
-				w.post(http.StatusCreated)
-				w.counted(2, 0)
+				w.createPayment(http.StatusCreated)
+				w.checkCounts(2, 0)
 				if rest, _ := io.ReadAll(first); !first.closed.Load() || len(rest) > 0 {
 					w.Error("the first answer is not read and closed")
 				}
@@ -193,25 +202,25 @@ func TestStatusesThatRefuse(t *testing.T) {
 	}
 }
 
-// A second refusal is the answer. Then the token is not to blame, and others keep
-// theirs for a while, unless Vault says that it is another.
+// After a second rejection the response is returned. The token is not to blame then, and is not
+// replaced for a while, unless Vault says that it is not the current one.
 func TestSecondRefusal(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.shut = true
-		w.post(http.StatusForbidden)
-		w.counted(2, 0)
+		w.createPayment(http.StatusForbidden)
+		w.checkCounts(2, 0)
 		if len(w.requests) != 2 {
 			w.Errorf("%d requests", len(w.requests))
 		}
 		for range 100 {
-			w.post(http.StatusForbidden)
+			w.createPayment(http.StatusForbidden)
 		}
-		w.counted(2, 0)
+		w.checkCounts(2, 0)
 		if len(w.requests) != 102 {
 			w.Errorf("%d requests", len(w.requests))
 		}
 		for begun := time.Now(); time.Since(begun) < time.Minute; time.Sleep(100 * time.Millisecond) {
-			w.post(http.StatusForbidden)
+			w.createPayment(http.StatusForbidden)
 		}
 		if n := w.count("read"); n < 5 || n > 9 {
 			w.Errorf("%d reads in a minute", n)
@@ -222,18 +231,18 @@ func TestSecondRefusal(t *testing.T) {
 			w.shut = false
 			w.rotate()
 		})
-		w.post(http.StatusCreated)
-		w.counted(reads+1, 0)
+		w.createPayment(http.StatusCreated)
+		w.checkCounts(reads+1, 0)
 
-		// A repetition that succeeded ends it: the next refusal is believed at once.
+		// A successful retry ends that: the next rejection replaces the token at once.
 		w.set(func() { w.dead = true })
-		w.post(http.StatusCreated)
-		w.counted(reads+2, 0)
+		w.createPayment(http.StatusCreated)
+		w.checkCounts(reads+2, 0)
 	})
 }
 
-// A token that is there already is tried whatever became of others: it costs
-// nobody anything.
+// A newer token that is there already is tried whatever happened to other requests: that costs no
+// read.
 func TestNewerTokenIsUsed(t *testing.T) {
 	inWorld(t, func(w *world) {
 		release := make(chan struct{})
@@ -247,21 +256,20 @@ func TestNewerTokenIsUsed(t *testing.T) {
 		slow.Go(func() {
 			req := w.request("GET", payments, "")
 			req.Header.Set("X-Slow", "1")
-			w.answers(http.StatusCreated, req)
+			w.checkResponse(http.StatusCreated, req)
 		})
 		synctest.Wait()
 		w.set(func() { w.shut = true })
-		w.post(http.StatusForbidden)
+		w.createPayment(http.StatusForbidden)
 		w.set(func() { w.shut = false })
 		close(release)
 		slow.Wait()
-		w.counted(2, 0)
+		w.checkCounts(2, 0)
 	})
 }
 
-// The token of a shared grant is handed out again, and another reader may replace it
-// at that moment: then what has just been read is no other token than the one that
-// was refused.
+// A read of a shared grant returns the current token again, and another reader may replace it at
+// that moment: then a read returns the very token that was rejected.
 func TestSharedTokenIsReplaced(t *testing.T) {
 	t.Run("after it was read again", func(t *testing.T) {
 		inWorld(t, func(w *world) {
@@ -272,31 +280,31 @@ func TestSharedTokenIsReplaced(t *testing.T) {
 				return inProcess{http.HandlerFunc(w.resource)}.RoundTrip(r)
 			}))
 			var slow sync.WaitGroup
-			slow.Go(func() { w.post(http.StatusCreated) })
+			slow.Go(func() { w.createPayment(http.StatusCreated) })
 			time.Sleep(leaseTime*2/3 + time.Second)
-			w.counted(2, 0)
+			w.checkCounts(2, 0)
 			w.set(w.rotate)
 			close(release)
 			slow.Wait()
-			w.counted(3, 0)
+			w.checkCounts(3, 0)
 		})
 	})
 	t.Run("while it is read again", func(t *testing.T) {
 		inWorld(t, func(w *world) {
 			w.shared = true
-			w.live()
+			w.checkLive()
 			release := make(chan struct{})
 			w.set(func() { w.hang["read"] = release })
-			time.Sleep(leaseTime*2/3 + time.Second) // It has been done, and is not answered.
+			time.Sleep(leaseTime*2/3 + time.Second) // The read is done; its response is held.
 			w.set(w.rotate)
 			var callers sync.WaitGroup
 			for range 20 {
-				callers.Go(func() { w.post(http.StatusCreated) })
+				callers.Go(func() { w.createPayment(http.StatusCreated) })
 			}
 			synctest.Wait()
 			close(release)
 			callers.Wait()
-			w.counted(3, 0)
+			w.checkCounts(3, 0)
 		})
 	})
 	t.Run("not at all", func(t *testing.T) {
@@ -304,30 +312,30 @@ func TestSharedTokenIsReplaced(t *testing.T) {
 			w.shared = true
 			w.shut = true
 			for range 100 {
-				w.post(http.StatusForbidden)
+				w.createPayment(http.StatusForbidden)
 			}
-			w.counted(2, 0)
+			w.checkCounts(2, 0)
 		})
 	})
 }
 
-// Who is refused while a renewal is under way waits for its answer: a read would
-// kill the token that it brings. Who asks for the token meanwhile does not wait.
+// A request whose token is rejected during a renewal waits for the result: a read would kill the
+// token that the renewal returns. A caller of Token does not wait meanwhile.
 func TestRequestsDuringRenewal(t *testing.T) {
 	for name, fixed := range map[string]bool{"a renewal": false, "a read": true} {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, func(w *world) {
 				w.fixed = fixed
-				w.live()
+				w.checkLive()
 				release := make(chan struct{})
 				w.set(func() { w.hang["read"], w.hang["renew"] = release, release })
-				time.Sleep(leaseTime*2/3 + time.Second) // It has been done, and is not answered.
+				time.Sleep(leaseTime*2/3 + time.Second) // The refresh is done; its response is held.
 				if token, err := w.client.Token(w.Context()); err != nil || token.Generation != 1 {
 					w.Errorf("generation %d, %v", token.Generation, err)
 				}
 				var callers sync.WaitGroup
 				for range 20 {
-					callers.Go(func() { w.post(http.StatusCreated) })
+					callers.Go(func() { w.createPayment(http.StatusCreated) })
 				}
 				synctest.Wait()
 				if len(w.requests) != 0 {
@@ -336,17 +344,17 @@ func TestRequestsDuringRenewal(t *testing.T) {
 				close(release)
 				callers.Wait()
 				if fixed {
-					w.counted(2, 0)
+					w.checkCounts(2, 0)
 				} else {
-					w.counted(1, 1)
+					w.checkCounts(1, 1)
 				}
 			})
 		})
 	}
 }
 
-// Requests go on, one after the other and side by side, and none is finally
-// refused although the token dies over and over.
+// Sequential and concurrent requests all succeed in the end, although the token is replaced again
+// and again.
 func TestRequestsOverManyTokens(t *testing.T) {
 	for name, fixed := range map[string]bool{"renewable": false, "not renewable": true} {
 		t.Run(name, func(t *testing.T) {
@@ -357,7 +365,7 @@ func TestRequestsOverManyTokens(t *testing.T) {
 				for i := range 5 {
 					callers.Go(func() {
 						for time.Now().Before(end) {
-							w.post(http.StatusCreated)
+							w.createPayment(http.StatusCreated)
 							time.Sleep(time.Duration(i+2) * 3 * time.Second)
 						}
 					})
@@ -371,63 +379,64 @@ func TestRequestsOverManyTokens(t *testing.T) {
 	}
 }
 
-// What Vault does not sign is not sent, and the caller is told why.
+// A request that Vault does not sign is not sent, and the caller gets Vault's error.
 func TestSignRefusal(t *testing.T) {
 	inWorld(t, func(w *world) {
 		_, err := w.client.RoundTrip(w.request("GET", resourceServer+"/unknown", ""))
-		w.fails(err, "op/sign/shop-income", "url: is none of the resource server's operations")
+		w.checkError(err, "op/sign/shop-income", "url: is not one of the resource server's operations")
 		var refusal *api.ResponseError
 		if !errors.As(err, &refusal) || refusal.StatusCode != http.StatusBadRequest {
 			w.Errorf("%T", err)
 		}
 		w.set(func() { w.fault["sign"] = errors.New("the access_token: of nobody") })
 		_, err = w.client.RoundTrip(w.request("GET", payments, ""))
-		w.fails(err, "of nobody")
+		w.checkError(err, "of nobody")
 		w.set(func() {
 			w.fault["sign"] = logical.CodedError(http.StatusInternalServerError, "access_token: is not at fault")
 		})
 		_, err = w.client.RoundTrip(w.request("GET", payments, ""))
-		w.fails(err, "not at fault")
-		w.counted(1, 0)
+		w.checkError(err, "not at fault")
+		w.checkCounts(1, 0)
 		if len(w.requests) != 0 {
 			w.Errorf("%d requests sent", len(w.requests))
 		}
 	})
 }
 
-// No error holds a token, whatever goes wrong.
+// No error contains a token, whatever goes wrong.
 func TestErrorsWhileReplacing(t *testing.T) {
 	inWorld(t, func(w *world) {
-		w.live()
+		w.checkLive()
 		w.set(func() {
 			w.dead = true
 			w.fault["read"] = errors.New("broken")
 		})
 		_, err := w.client.RoundTrip(w.request("GET", payments, ""))
-		w.fails(err, "read op/token/shop-income", "broken")
+		w.checkError(err, "read op/token/shop-income", "broken")
 		w.set(func() {
 			w.fault["sign"] = errors.New("access_token: is not the grant's current one")
 		})
 		_, err = w.client.RoundTrip(w.request("GET", payments, ""))
-		w.fails(err, "broken")
+		w.checkError(err, "broken")
 		time.Sleep(time.Minute)
 		w.set(func() { delete(w.fault, "read") })
 		_, err = w.client.RoundTrip(w.request("GET", payments, ""))
-		w.fails(err, "write op/sign/shop-income", "access_token: ")
+		w.checkError(err, "write op/sign/shop-income", "access_token: ")
 	})
 }
 
 func TestResourceServerNotKnown(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.vault = newVault("http://vault.example", inProcess{http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
-			_, _ = io.WriteString(rw, `{"lease_id":"op/token/shop-income/LeaseSecret","lease_duration":60,"data":{"access_token":"TokenSecret"}}`)
+			_, _ = io.WriteString(rw,
+				`{"lease_id":"op/token/shop-income/LeaseSecret","lease_duration":60,"data":{"access_token":"TokenSecret"}}`)
 		})})
 		c := w.newClient(nil)
 		sent := &body{Reader: strings.NewReader("{}")}
 		req := w.request("POST", payments, "")
 		req.Body = sent
 		_, err := c.RoundTrip(req)
-		w.fails(err, "write resource_server to the grant")
+		w.checkError(err, "write resource_server to the grant")
 		if !sent.closed.Load() {
 			w.Error("the body is not closed")
 		}
@@ -444,12 +453,12 @@ func TestBodiesThatAreNotSigned(t *testing.T) {
 	}{
 		"too long":    {strings.NewReader(strings.Repeat("x", 1<<20+1)), "longer than 1 MiB"},
 		"broken off":  {io.MultiReader(strings.NewReader("{"), iotest.ErrReader(errors.New("broken off"))), "broken off"},
-		"no text":     {strings.NewReader("{\"a\":\"\xff\"}"), "not UTF-8"},
+		"not UTF-8":   {strings.NewReader("{\"a\":\"\xff\"}"), "not UTF-8"},
 		"not in time": {strings.NewReader("{}"), context.Canceled.Error()},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, func(w *world) {
-				w.live()
+				w.checkLive()
 				req := w.request("POST", payments, "")
 				sent := &body{Reader: row.reader}
 				req.Body = sent
@@ -459,7 +468,7 @@ func TestBodiesThatAreNotSigned(t *testing.T) {
 					req = req.WithContext(gone)
 				}
 				_, err := w.client.RoundTrip(req)
-				w.fails(err, row.says)
+				w.checkError(err, row.says)
 				if !sent.closed.Load() || len(w.requests) != 0 || w.count("sign") != 0 {
 					w.Errorf("closed: %t; %d sent", sent.closed.Load(), len(w.requests))
 				}
@@ -467,18 +476,18 @@ func TestBodiesThatAreNotSigned(t *testing.T) {
 		})
 	}
 	inWorld(t, func(w *world) { // The longest.
-		w.answers(http.StatusCreated, w.request("POST", payments, `"`+strings.Repeat("x", 1<<20-2)+`"`))
+		w.checkResponse(http.StatusCreated, w.request("POST", payments, `"`+strings.Repeat("x", 1<<20-2)+`"`))
 	})
 }
 
-// A transport error is the answer, as it is.
+// A transport error is returned unchanged.
 func TestTransportError(t *testing.T) {
 	inWorld(t, func(w *world) {
 		sent, broken := 0, errors.New("broken")
 		w.client = w.newClient(roundTrips(func(req *http.Request) (*http.Response, error) {
 			sent++
 			if req.GetBody != nil {
-				w.Error("the transport can send it again by itself")
+				w.Error("the transport could retry the request")
 			}
 			return nil, broken
 		}))
@@ -490,7 +499,7 @@ func TestTransportError(t *testing.T) {
 		if sent != 2 {
 			w.Errorf("%d sent", sent)
 		}
-		w.counted(1, 0)
+		w.checkCounts(1, 0)
 
 		sent = 0
 		w.client = w.newClient(roundTrips(func(*http.Request) (*http.Response, error) {
@@ -505,8 +514,8 @@ func TestTransportError(t *testing.T) {
 	})
 }
 
-// cutOff is a resource server that reads each request, and hangs up instead of
-// answering: always, or from a connection's second request on.
+// cutOff starts a resource server that reads each request, and closes the connection instead of
+// responding, after the given number of responses on that connection.
 func cutOff(t *testing.T, answers int) (url string, received *atomic.Int32) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -541,14 +550,15 @@ func cutOff(t *testing.T, answers int) (url string, received *atomic.Int32) {
 	return "http://" + listener.Addr().String(), received
 }
 
-// Servers of Open Payments close a connection that is idle for 5 s. A POST that goes
-// out at that moment is lost, or has paid: so ours is closed before.
+// Open Payments servers close a connection that has been idle for 5 s. A POST sent at that moment
+// is lost, or has paid, so the Client closes its connections earlier.
 func TestIdleConnectionIsClosed(t *testing.T) {
 	shared := http.DefaultTransport
 	defer func() { http.DefaultTransport = shared }()
 	inWorld(t, func(w *world) {
 		here, there := net.Pipe()
-		http.DefaultTransport = &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return here, nil }}
+		dial := func(context.Context, string, string) (net.Conn, error) { return here, nil }
+		http.DefaultTransport = &http.Transport{DialContext: dial}
 		closed := make(chan time.Time, 1)
 		go func() {
 			r := bufio.NewReader(there)
@@ -570,12 +580,12 @@ func TestIdleConnectionIsClosed(t *testing.T) {
 	})
 }
 
-// A POST whose answer is lost may have paid, so it is sent once, by us and by
-// http.Transport, which sends some requests again by itself: on a connection that
-// it has used before, and if it believes that to be harmless.
+// A POST whose response is lost may have paid, so it is sent only once, by the Client and by
+// http.Transport, which retries requests on its own if it was reusing a connection and takes them
+// for idempotent.
 func TestLostAnswerToPOST(t *testing.T) {
 	for name, row := range map[string]struct {
-		answers int // before the connection is cut off
+		answers int // responses before the connection is closed
 		body    string
 		key     string
 	}{
@@ -591,7 +601,8 @@ func TestLostAnswerToPOST(t *testing.T) {
 			url, received := cutOff(t, row.answers)
 			w := &world{T: t}
 			vault := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-				answer := `{"lease_id":"op/x","lease_duration":600,"data":{"access_token":"x","resource_server":"` + url + `","headers":{"Signature":"x"}`
+				answer := `{"lease_id":"op/x","lease_duration":600,"data":{"access_token":"x","resource_server":"` + url +
+					`","headers":{"Signature":"x"}`
 				if strings.Contains(r.URL.Path, "/sign/") && row.body != "" {
 					answer += `,"body":"{}"`
 				}
@@ -617,10 +628,10 @@ func TestLostAnswerToPOST(t *testing.T) {
 				_ = resp.Body.Close()
 			}
 			if resp, err := post(); err == nil {
-				t.Errorf("answered %d", resp.StatusCode)
+				t.Errorf("the response is %d", resp.StatusCode)
 			}
 			if n := int(received.Load()); n != row.answers+1 {
-				t.Errorf("the server has got %d POSTs, want %d", n, row.answers+1)
+				t.Errorf("the server received %d POSTs, want %d", n, row.answers+1)
 			}
 		})
 	}

@@ -7,26 +7,24 @@ import (
 	"time"
 )
 
-// parent is who started this process, asked as early as possible: whoever dies
-// before that is not noticed.
+// parent is the id of the process that started this one. It is read as early as possible: a parent
+// that dies before that goes unnoticed.
 var parent = os.Getppid()
 
-// endWith ends this process once its parent is gone, which it looks for at
-// every interval.
+// exitWith exits this process once its parent is gone, for which it looks at every interval.
 //
-// Vault tells its plugins to end when it ends in good order. When it is killed
-// or runs out of memory it cannot, and nothing else does: no signal comes, and
-// a plugin that has nothing to write does not notice its closed pipes. It would
-// hold its memory, and the client's private key in it, for as long as the
-// machine is up. A process whose parent died gets another one; the kernel tells
-// no more portable sign than that. (Linux can send a signal, but when the
-// THREAD that started the process ends, which in Vault may be any time.)
+// A Vault that shuts down tells its plugins to exit. A Vault that is killed, or runs out of memory,
+// cannot, and nothing else would end them: there is no signal, and a plugin that has nothing to
+// write does not notice that its pipes are closed. It would keep its memory, with the client's
+// private key in it, for as long as the machine is up. A process whose parent has died gets another
+// parent, which is the only portable sign. (Linux can send a signal, but it does so when the THREAD
+// that started the process ends, which in Vault can be at any time.)
 //
-// Nothing is waited for: storage went with the parent, so a request in flight
-// has nowhere left to write to.
-func endWith(parent int, every time.Duration) {
+// It waits for no request in progress: Vault's storage went with the parent, so there is nothing
+// left to write to.
+func exitWith(parent int, interval time.Duration) {
 	for os.Getppid() == parent {
-		time.Sleep(every)
+		time.Sleep(interval)
 	}
 	os.Exit(0)
 }

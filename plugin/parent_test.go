@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// role tells this test binary which of the three processes it is.
+// role is the environment variable that tells this test binary which of the three processes it is.
 const role = "OPEN_PAYMENTS_TEST_ROLE"
 
 func TestMain(m *testing.M) {
@@ -23,20 +23,20 @@ func TestMain(m *testing.M) {
 		if err := child.Start(); err != nil {
 			os.Exit(1)
 		}
-		_ = child.Wait() // Killed by the test while it waits.
+		_ = child.Wait() // the test kills this process meanwhile
 		os.Exit(1)
 	case "child":
-		go endWith(parent, 10*time.Millisecond)
+		go exitWith(parent, 10*time.Millisecond)
 		_, _ = os.Stdout.WriteString("ready\n")
-		time.Sleep(time.Minute) // Longer than the test waits: ending by itself is too late.
+		time.Sleep(time.Minute) // longer than the test waits: exiting after that is too late
 		os.Exit(1)
 	}
 	os.Exit(m.Run())
 }
 
-// The child holds the pipe's only writing end once its parent is dead, so the
-// pipe's end is the child's.
-func TestEndsWithItsParent(t *testing.T) {
+// Once its parent is dead, only the child has the pipe's write end open, so the pipe's EOF means
+// that the child has exited.
+func TestExitsWithItsParent(t *testing.T) {
 	middle := exec.Command(os.Args[0])
 	middle.Env = append(os.Environ(), role+"=parent")
 	out, err := middle.StdoutPipe()
@@ -49,7 +49,7 @@ func TestEndsWithItsParent(t *testing.T) {
 	reader := bufio.NewReader(out)
 	line, err := reader.ReadString('\n')
 	if err != nil || line != "ready\n" {
-		t.Fatalf("the child said %q, %v", line, err)
+		t.Fatalf("the child printed %q, %v", line, err)
 	}
 
 	ended := make(chan struct{})
@@ -59,7 +59,7 @@ func TestEndsWithItsParent(t *testing.T) {
 	}()
 	select {
 	case <-ended:
-		t.Fatal("the child ended although its parent was alive")
+		t.Fatal("the child exited although its parent was alive")
 	case <-time.After(100 * time.Millisecond):
 	}
 
@@ -69,7 +69,7 @@ func TestEndsWithItsParent(t *testing.T) {
 	select {
 	case <-ended:
 	case <-time.After(10 * time.Second):
-		t.Error("the child was still there 10 s after its parent was killed")
+		t.Error("the child was still running 10 s after its parent was killed")
 	}
-	_ = middle.Wait() // After the reading: Wait closes the pipe.
+	_ = middle.Wait() // only now: Wait closes the pipe
 }

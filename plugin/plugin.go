@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Package plugin serves the secrets engine to Vault, as a process of its own.
 package plugin
 
 import (
@@ -18,16 +17,16 @@ import (
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/backend"
 )
 
-// Version is what Vault shows as the running version of the plugin. Vault
-// enables only vX.Y.Z, with or without a pre-release. A build sets it with
+// Version is the plugin's version, which Vault shows as its running version. Vault enables a plugin
+// only if the version has the form vX.Y.Z, with or without a pre-release. Builds set it with
 // -ldflags "-X <this package>.Version=vX.Y.Z".
 var Version = "v0.1.0"
 
 const name = "vault-plugin-secrets-open-payments"
 
-// Main is the plugin's process: it reads the arguments, serves until Vault has
-// had enough, and returns the exit status. Vault passes whatever arguments the
-// plugin was registered with; none is needed.
+// Main runs the plugin process: it parses the arguments, serves the engine until Vault ends it, and
+// returns the exit status: 0, 1 if it failed, 2 for wrong usage. Vault passes the arguments that
+// the plugin was registered with; none is required.
 func Main(args []string, stdout, stderr io.Writer) int {
 	meta := &api.PluginAPIClientMeta{}
 	flags := meta.FlagSet()
@@ -37,7 +36,7 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
-	case err != nil: // Parse has said what is wrong.
+	case err != nil: // Parse has printed it.
 		return 2
 	case *version:
 		if _, err := fmt.Fprintln(stdout, Version); err != nil {
@@ -46,20 +45,20 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		return 0
 	}
 
-	// Vault reads JSON lines from here, drops those below its own level and
-	// writes the others to its log. So everything is written: with a level of
-	// our own, raising Vault's would show nothing more.
+	// Vault reads these JSON lines, drops those below its own log level and writes the others to
+	// its log. So the plugin writes all of them: if it had a level of its own, lowering Vault's
+	// would show nothing more.
 	logger := hclog.New(&hclog.LoggerOptions{
 		Level:      hclog.Trace,
 		Output:     stderr,
 		JSONFormat: true,
 	})
-	go endWith(parent, time.Second)
+	go exitWith(parent, time.Second)
 
 	logger.Debug("serving the Open Payments secrets engine", "version", Version, "pid", os.Getpid())
-	// Serve and not ServeMultiplex: one process per mount. In a shared process
-	// the reload of one mount kills the requests of all, and a rotation among
-	// them would lose its grant.
+	// Serve and not ServeMultiplex, so that each mount has its own process: in a shared one,
+	// reloading one mount kills the requests of all, and a rotation among them would lose its
+	// grant.
 	err := plugin.Serve(&plugin.ServeOpts{
 		BackendFactoryFunc: backend.Factory(Version),
 		TLSProviderFunc:    api.VaultPluginTLSProvider(meta.GetTLSConfig()),

@@ -27,7 +27,7 @@ func TestArguments(t *testing.T) {
 	}
 }
 
-// Vault refuses to enable anything else.
+// Vault enables no plugin with another form of version.
 func TestVersionHasVaultsForm(t *testing.T) {
 	if !regexp.MustCompile(`^v\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?$`).MatchString(Version) {
 		t.Errorf("Version is %q, not vX.Y.Z", Version)

@@ -35,7 +35,7 @@ func TestLogsAtVaultsLevel(t *testing.T) {
 			server := vaulttest.Start(t, vaulttest.Options{LogLevel: level})
 			server.Mount("op")
 			if got := strings.Contains(server.Log(), line); got != want {
-				t.Errorf("the log has the plugin's debug line: %t", got)
+				t.Errorf("the log has the plugin's debug line: %t, want %t", got, want)
 			}
 		})
 	}
@@ -55,7 +55,7 @@ func TestProcesses(t *testing.T) {
 		deadline := time.Now().Add(10 * time.Second)
 		for alive(pid) {
 			if time.Now().After(deadline) {
-				t.Errorf("process %d was still there 10 s after Vault was killed", pid)
+				t.Errorf("process %d was still running 10 s after Vault was killed", pid)
 				_ = syscall.Kill(pid, syscall.SIGKILL)
 				break
 			}
@@ -64,7 +64,7 @@ func TestProcesses(t *testing.T) {
 	}
 }
 
-// children are the processes that pid has started and that still run.
+// children returns the ids of the running processes that pid has started.
 func children(t *testing.T, pid int) []int {
 	t.Helper()
 	entries, err := os.ReadDir("/proc")
@@ -86,11 +86,11 @@ func children(t *testing.T, pid int) []int {
 
 func alive(pid int) bool {
 	fields := stat(pid)
-	return fields != nil && fields[0] != "Z" // Nobody may be there to reap it.
+	return fields != nil && fields[0] != "Z" // not a zombie, which nobody may reap
 }
 
-// stat is /proc/PID/stat from the state on: state, parent, …; nil if there is
-// no such process. Before that comes the name, which may hold blanks.
+// stat returns the fields of /proc/PID/stat from the state on: state, parent, …; nil if there is no
+// such process. The name precedes them, and may contain spaces.
 func stat(pid int) []string {
 	text, err := os.ReadFile(filepath.Join("/proc", fmt.Sprint(pid), "stat"))
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// visit is the owner's browser.
+// visit opens a page in the owner's browser.
 func visit(t *testing.T, target string) (int, string) {
 	response, err := http.Get(target)
 	if err != nil {
@@ -23,17 +23,18 @@ func visit(t *testing.T, target string) (int, string) {
 	return response.StatusCode, string(body)
 }
 
-// consents makes the fake ask for consent, and the owner's browser come back
-// with a query as soon as it is sent to the page.
-func consents(t *testing.T, r *runner, query string) {
+// returnWith makes the fake require consent, and the owner's browser return with a query as soon as
+// it is sent to the page.
+func returnWith(t *testing.T, r *runner, query string) {
 	var finish string
 	r.vault.write = func(name string, data map[string]any) answer {
 		finish, _ = data["finish_uri"].(string)
 		return r.vault.put(name, asking("pending"))
 	}
-	r.browse = func(_ context.Context, target string) error {
+	r.openBrowser = func(_ context.Context, target string) error {
 		r.opened = append(r.opened, target)
-		if status, body := visit(t, finish+"?"+query); status != http.StatusOK || !strings.Contains(body, "You can close this window") {
+		status, body := visit(t, finish+"?"+query)
+		if status != http.StatusOK || !strings.Contains(body, "You can close this window") {
 			t.Errorf("the browser got %d, %s", status, body)
 		}
 		return nil
@@ -42,21 +43,23 @@ func consents(t *testing.T, r *runner, query string) {
 
 func TestRedirect(t *testing.T) {
 	r := newRunner(t)
-	r.forever()
-	consents(t, r, "interact_ref="+secret+"&hash=a+b%2F")
+	r.neverTimeOut()
+	returnWith(t, r, "interact_ref="+secret+"&hash=a+b%2F")
 	r.vault.proceed = func(name, _ string) answer { return r.vault.put(name, stored("active", nil)) }
 	r.check(t, r.authorize(t.Context()), statusDone, "ask", "continue FINISH?interact_ref="+secret+"&hash=a+b%2F")
-	r.says(t, page, "NAME      STATUS  WALLET", "payments  active  "+wallet, "outgoing-payment create,read 5.00 USD", "Waiting for the owner: 0:00, until ")
+	r.says(t, page, "NAME      STATUS  WALLET", "payments  active  "+wallet, "outgoing-payment create,read 5.00 USD",
+		"Waiting for the owner: 0:00, until ")
 	if len(r.opened) != 1 || r.opened[0] != page {
 		t.Errorf("the browser was sent to %q", r.opened)
 	}
 }
 
-// A redirect comes only once: while Vault or the server is in trouble, it is kept.
+// A redirect arrives only once, so it is kept while Vault or the server fails.
 func TestRedirectIsKept(t *testing.T) {
 	r := newRunner(t)
-	consents(t, r, "interact_ref="+secret+"&hash=h")
-	troubles := []answer{{502, "the authorization server https://auth.example answered 500"}, {503, "Vault is sealed"}, {400, "the authorization server wants a pause"}}
+	returnWith(t, r, "interact_ref="+secret+"&hash=h")
+	troubles := []answer{{502, "the authorization server https://auth.example answered 500"}, {503, "Vault is sealed"},
+		{400, "the authorization server wants a pause"}}
 	r.vault.proceed = func(name, _ string) answer {
 		if len(troubles) > 0 {
 			next := troubles[0]
@@ -65,7 +68,7 @@ func TestRedirectIsKept(t *testing.T) {
 		}
 		return r.vault.put(name, stored("active", nil))
 	}
-	// The first wait is for the browser, which has been here.
+	// The first wait is for the browser, which has returned already.
 	first := true
 	goOn := r.after
 	r.after = func(d time.Duration) <-chan time.Time {
@@ -80,7 +83,7 @@ func TestRedirectIsKept(t *testing.T) {
 	r.says(t, "Vault answered 502: the authorization server", "Vault is sealed", "wants a pause")
 }
 
-// What the engine had done when its answer was lost counts.
+// A request that the engine has completed counts, even if its response was lost.
 func TestAnswerLost(t *testing.T) {
 	r := newRunner(t)
 	r.vault.write = func(name string, _ map[string]any) answer { return r.vault.put(name, asking("pending")) }
@@ -99,8 +102,8 @@ func TestDeclined(t *testing.T) {
 	for name, status := range map[string]string{"a new grant": "lost", "a grant in use": "active"} {
 		t.Run(name, func(t *testing.T) {
 			r := newRunner(t)
-			r.forever()
-			consents(t, r, "result=grant_rejected")
+			r.neverTimeOut()
+			returnWith(t, r, "result=grant_rejected")
 			r.vault.proceed = func(name, _ string) answer {
 				r.vault.put(name, stored(status, nil))
 				return answer{400, "its owner declined: the owner has to be asked again"}
@@ -115,7 +118,7 @@ func TestPoll(t *testing.T) {
 	r := newRunner(t)
 	r.vault.write = func(name string, data map[string]any) answer {
 		if data["finish_uri"] != nil || data["wallet_address"] != wallet || data["access"] == nil {
-			t.Errorf("it asks with %v", data)
+			t.Errorf("it writes %v", data)
 		}
 		return r.vault.put(name, asking("pending"))
 	}
@@ -126,9 +129,10 @@ func TestPoll(t *testing.T) {
 		}
 		return r.vault.put(name, stored("active", nil))
 	}
-	r.check(t, r.authorize(t.Context(), "-poll", "-no-browser", "-format=json"), statusDone, "ask", "continue", "continue", "continue")
+	r.check(t, r.authorize(t.Context(), "-poll", "-no-browser", "-format=json"), statusDone, "ask", "continue", "continue",
+		"continue")
 	r.says(t, `"name": "payments"`, `"status": "active"`)
-	if len(at) != 3 || at[1] != r.pollsEvery || at[2] != 2*r.pollsEvery {
+	if len(at) != 3 || at[1] != r.pollInterval || at[2] != 2*r.pollInterval {
 		t.Errorf("it polls at %s", at)
 	}
 	if r.opened != nil {
@@ -139,7 +143,7 @@ func TestPoll(t *testing.T) {
 func TestTimeout(t *testing.T) {
 	for name, row := range map[string]struct {
 		flags []string
-		ends  bool // the engine gives it up when touched
+		ends  bool // the engine ends the expired interaction on the next request
 		want  int
 		last  string
 	}{
@@ -160,17 +164,17 @@ func TestTimeout(t *testing.T) {
 				return answer{200, r.vault.grants[name]}
 			}
 			if got := r.authorize(t.Context(), row.flags...); got != row.want {
-				t.Errorf("it ended with %d: %s", got, r.stderr.String())
+				t.Errorf("the exit status is %d: %s", got, r.stderr.String())
 			}
 			if last := r.vault.asked[len(r.vault.asked)-1]; !strings.HasSuffix(last, row.last) {
-				t.Errorf("in the end it asks %q", last)
+				t.Errorf("the last request is %q", last)
 			}
 		})
 	}
 }
 
 // Ctrl-C, and then the same command again.
-func TestInterruptAndTakeUp(t *testing.T) {
+func TestInterruptAndResume(t *testing.T) {
 	r := newRunner(t)
 	r.vault.write = func(name string, _ map[string]any) answer { return r.vault.put(name, asking("pending")) }
 	ctx, interrupt := context.WithCancel(t.Context())
@@ -178,7 +182,7 @@ func TestInterruptAndTakeUp(t *testing.T) {
 		interrupt()
 		return answer{200, r.vault.grants[name]}
 	}
-	r.forever()
+	r.neverTimeOut()
 	r.check(t, r.authorize(ctx, "-poll"), statusInterrupted, "ask", "continue")
 	r.says(t, "interrupted")
 
@@ -194,19 +198,19 @@ func TestInterruptAndTakeUp(t *testing.T) {
 
 func TestInterruptRedirect(t *testing.T) {
 	r := newRunner(t)
-	r.forever()
+	r.neverTimeOut()
 	r.vault.write = func(name string, _ map[string]any) answer { return r.vault.put(name, asking("pending")) }
 	ctx, interrupt := context.WithCancel(t.Context())
-	r.browse = func(context.Context, string) error { interrupt(); return nil }
+	r.openBrowser = func(context.Context, string) error { interrupt(); return nil }
 	r.check(t, r.authorize(ctx), statusInterrupted, "ask")
-	r.browse = func(context.Context, string) error { return io.EOF }
+	r.openBrowser = func(context.Context, string) error { return io.EOF }
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	r.check(t, r.authorize(ctx), statusInterrupted, "ask", "ask")
 	r.says(t, "No browser could be opened")
 }
 
-func TestTakeUp(t *testing.T) {
+func TestResume(t *testing.T) {
 	other := stored("active", map[string]any{"access": []any{map[string]any{"type": "quote"}}})
 	for name, row := range map[string]struct {
 		before map[string]any
@@ -215,15 +219,24 @@ func TestTakeUp(t *testing.T) {
 		want   int
 		asked  []string
 	}{
-		"asked for with a finish URI": {asking("pending"), answer{400, "such grants cannot be polled"}, []string{"-poll"}, statusDone, []string{"continue", "ask", "continue"}},
-		"besides an active grant":     {asking("active"), answer{200, stored("active", nil)}, []string{"-poll", "-replace"}, statusDone, []string{"continue"}},
-		"it was for other rights":     {asking("active"), answer{200, other}, []string{"-poll"}, statusFailed, []string{"continue"}},
-		"Vault in trouble":            {asking("pending"), answer{503, "sealed"}, []string{"-poll"}, statusDone, []string{"continue", "continue"}},
-		"its time is over":            {stored("pending", map[string]any{"interact_url": page, "pending_until": "2026-05-04T11:00:00Z"}), answer{200, stored("active", nil)}, []string{"-poll"}, statusDone, []string{"ask", "continue"}},
-		"other rights":                {stored("active", map[string]any{"access": []any{}}), answer{200, stored("active", nil)}, []string{"-poll"}, statusDone, []string{"ask", "continue"}},
-		"another wallet":              {stored("active", map[string]any{"wallet_address": "https://wallet.example/bob"}), answer{200, stored("active", nil)}, []string{"-poll"}, statusDone, []string{"ask", "continue"}},
-		"the same, replaced":          {stored("active", nil), answer{200, stored("active", nil)}, []string{"-poll", "-replace"}, statusDone, []string{"ask", "continue"}},
-		"the same":                    {stored("active", nil), answer{}, nil, statusDone, nil},
+		"asked for with a finish URI": {asking("pending"), answer{400, "such grants cannot be polled"}, []string{"-poll"},
+			statusDone, []string{"continue", "ask", "continue"}},
+		"alongside an active grant": {asking("active"), answer{200, stored("active", nil)}, []string{"-poll", "-replace"},
+			statusDone, []string{"continue"}},
+		"it was for other rights": {asking("active"), answer{200, other}, []string{"-poll"}, statusFailed,
+			[]string{"continue"}},
+		"Vault in trouble": {asking("pending"), answer{503, "sealed"}, []string{"-poll"}, statusDone,
+			[]string{"continue", "continue"}},
+		"its time has run out": {stored("pending",
+			map[string]any{"interact_url": page, "pending_until": "2026-05-04T11:00:00Z"}), answer{200, stored("active", nil)},
+			[]string{"-poll"}, statusDone, []string{"ask", "continue"}},
+		"other rights": {stored("active", map[string]any{"access": []any{}}),
+			answer{200, stored("active", nil)}, []string{"-poll"}, statusDone, []string{"ask", "continue"}},
+		"another wallet": {stored("active", map[string]any{"wallet_address": "https://wallet.example/bob"}),
+			answer{200, stored("active", nil)}, []string{"-poll"}, statusDone, []string{"ask", "continue"}},
+		"the same, replaced": {stored("active", nil), answer{200, stored("active", nil)},
+			[]string{"-poll", "-replace"}, statusDone, []string{"ask", "continue"}},
+		"the same": {stored("active", nil), answer{}, nil, statusDone, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRunner(t)
@@ -284,41 +297,42 @@ func TestFails(t *testing.T) {
 	})
 	t.Run("not a list", func(t *testing.T) {
 		r := newRunner(t)
-		r.check(t, r.run(t.Context(), []string{"authorize", "x", "-access", accessFile(t, `{}`), "-wallet", wallet}), statusFailed)
+		r.check(t, r.run(t.Context(), []string{"authorize", "x", "-access", accessFile(t, `{}`), "-wallet", wallet}),
+			statusFailed)
 		r.says(t, "must hold the JSON list of rights")
 	})
 }
 
-// What is not the owner's browser does not count.
-func TestLanding(t *testing.T) {
-	to, err := land()
+// Only the owner's browser counts.
+func TestCallback(t *testing.T) {
+	callback, err := startCallback()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer to.close()
-	base := to.uri[:strings.LastIndex(to.uri, "/")]
+	defer callback.close()
+	base := callback.uri[:strings.LastIndex(callback.uri, "/")]
 	for target, want := range map[string]int{
 		base + "/?interact_ref=1&hash=2": http.StatusNotFound,
 		base + "/favicon.ico":            http.StatusNotFound,
-		to.uri:                           http.StatusBadRequest,
-		to.uri + "?code=1":               http.StatusBadRequest,
-		strings.Replace(to.uri, "127.0.0.1", "localhost", 1) + "?result=x": http.StatusNotFound,
+		callback.uri:                     http.StatusBadRequest,
+		callback.uri + "?code=1":         http.StatusBadRequest,
+		strings.Replace(callback.uri, "127.0.0.1", "localhost", 1) + "?result=x": http.StatusNotFound,
 	} {
 		if status, _ := visit(t, target); status != want {
-			t.Errorf("%s answers %d", strings.Replace(target, to.uri, "FINISH", 1), status)
+			t.Errorf("%s returns %d", strings.Replace(target, callback.uri, "FINISH", 1), status)
 		}
 	}
 	select {
-	case <-to.came:
-		t.Error("one of them counted")
+	case <-callback.redirects:
+		t.Error("one of them was taken for the owner's browser")
 	default:
 	}
-	for range 2 { // a page loaded again does not block
-		if status, _ := visit(t, to.uri+"?result=grant_rejected"); status != http.StatusOK {
-			t.Errorf("it answers %d", status)
+	for range 2 { // reloading the page does not block
+		if status, _ := visit(t, callback.uri+"?result=grant_rejected"); status != http.StatusOK {
+			t.Errorf("it returns %d", status)
 		}
 	}
-	if got := <-to.came; got != to.uri+"?result=grant_rejected" {
-		t.Error("the URL is not whole")
+	if got := <-callback.redirects; got != callback.uri+"?result=grant_rejected" {
+		t.Error("the URL is not complete")
 	}
 }

@@ -13,7 +13,7 @@ import (
 var completionCommand = &command{
 	name:      "completion",
 	arguments: "bash|zsh|fish",
-	summary:   "Print a script for the shell's completion.",
+	summary:   "Print a completion script for a shell.",
 	help: `Prints a script that makes a shell complete commands, flags and the names of grants:
 
   bash  source <(open-payments-grant completion bash)
@@ -34,35 +34,72 @@ var completionCommand = &command{
 
 var shells = map[string]func(io.Writer){"bash": completeBash, "zsh": completeZsh, "fish": completeFish}
 
-// completable are the commands that the scripts know.
-func completable() []*command {
-	return []*command{authorizeCommand, listCommand, statusCommand}
-}
+const commandNames = "authorize list status completion help"
 
 func (c *command) flagNames() string {
 	var names []string
-	c.set(&options{}).VisitAll(func(f *flag.Flag) { names = append(names, "-"+f.Name) })
+	c.flagSet(&options{}).VisitAll(func(f *flag.Flag) { names = append(names, "-"+f.Name) })
 	return strings.Join(append(names, "-help"), " ")
 }
 
 func (c *command) takesName() bool { return strings.HasSuffix(c.arguments, "NAME") }
 
-// cases are what bash and zsh have in common: what may follow a command. The
-// variables are set by what stands around.
-func cases(out io.Writer) {
-	for _, c := range completable() {
-		fmt.Fprintf(out, "    %s) flags='%s'; formats='%s'; named=%t ;;\n", c.name, c.flagNames(), strings.Join(c.formats, " "), c.takesName())
+// shellCases returns the part that the scripts for bash and zsh share: for each command, the branch
+// of a case statement that sets what may follow it.
+func shellCases() string {
+	var cases strings.Builder
+	for _, c := range grantCommands() {
+		fmt.Fprintf(&cases, "    %s) flags='%s'; formats='%s'; named=%t ;;\n",
+			c.name, c.flagNames(), strings.Join(c.formats, " "), c.takesName())
+	}
+	return cases.String()
+}
+
+func completeBash(out io.Writer) { fmt.Fprintf(out, bashScript, commandNames, shellCases()) }
+
+func completeZsh(out io.Writer) { fmt.Fprintf(out, zshScript, commandNames, shellCases()) }
+
+func completeFish(out io.Writer) {
+	fmt.Fprint(out, fishScript)
+	subcommand := func(name, summary string) {
+		fmt.Fprintf(out, "complete -c open-payments-grant -n __fish_use_subcommand -a %s -d '%s'\n", name, summary)
+	}
+	subcommand("completion", "Print a completion script for a shell.")
+	for _, c := range grantCommands() {
+		subcommand(c.name, c.summary)
+	}
+	fmt.Fprint(out,
+		"complete -c open-payments-grant -n '__fish_seen_subcommand_from completion' -a 'bash zsh fish'\n")
+	for _, c := range grantCommands() {
+		on := fmt.Sprintf("complete -c open-payments-grant -n '__fish_seen_subcommand_from %s'", c.name)
+		c.flagSet(&options{}).VisitAll(func(f *flag.Flag) {
+			fmt.Fprintf(out, "%s -o %s%s\n", on, f.Name, c.fishValue(f))
+		})
+		if c.takesName() {
+			fmt.Fprintf(out, "%s -a '(__open_payments_grant_names)'\n", on)
+		}
 	}
 }
 
-const words = "authorize list status completion help"
+// fishValue returns the options that tell fish what may follow a flag.
+func (c *command) fishValue(f *flag.Flag) string {
+	switch kind, _ := flag.UnquoteUsage(f); {
+	case f.Name == "format":
+		return " -x -a '" + strings.Join(c.formats, " ") + "'"
+	case kind == "FILE":
+		return " -r -F"
+	case kind != "": // empty for boolean flags
+		return " -x"
+	}
+	return ""
+}
 
-func completeBash(out io.Writer) {
-	fmt.Fprintf(out, `# bash completion for open-payments-grant
+// bashScript takes the names of the commands, and shellCases.
+const bashScript = `# bash completion for open-payments-grant
 _open_payments_grant() {
   local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" mount=op flags formats named list i
   COMPREPLY=()
-  # bash takes -format=json apart at the sign.
+  # bash splits -format=json at the equals sign.
   if [[ $cur == = ]]; then
     cur=
   elif [[ $prev == = ]]; then
@@ -73,9 +110,7 @@ _open_payments_grant() {
     return
   fi
   case "${COMP_WORDS[1]}" in
-`, words)
-	cases(out)
-	fmt.Fprint(out, `    completion) COMPREPLY=($(compgen -W 'bash zsh fish' -- "$cur")); return ;;
+%s    completion) COMPREPLY=($(compgen -W 'bash zsh fish' -- "$cur")); return ;;
     *) return ;;
   esac
   for ((i = 2; i < COMP_CWORD; i++)); do
@@ -98,11 +133,10 @@ _open_payments_grant() {
   COMPREPLY=($(compgen -W "$list" -- "$cur"))
 }
 complete -F _open_payments_grant open-payments-grant
-`)
-}
+`
 
-func completeZsh(out io.Writer) {
-	fmt.Fprintf(out, `#compdef open-payments-grant
+// zshScript takes the names of the commands, and shellCases.
+const zshScript = `#compdef open-payments-grant
 _open_payments_grant() {
   local cur="${words[CURRENT]}" prev="${words[CURRENT-1]}" mount=op flags formats named i
   if ((CURRENT == 2)); then
@@ -110,9 +144,7 @@ _open_payments_grant() {
     return
   fi
   case "${words[2]}" in
-`, words)
-	cases(out)
-	fmt.Fprint(out, `    completion) compadd -- bash zsh fish; return ;;
+%s    completion) compadd -- bash zsh fish; return ;;
     *) return ;;
   esac
   for ((i = 3; i < CURRENT; i++)); do
@@ -141,11 +173,9 @@ if [[ $funcstack[1] == _open_payments_grant ]]; then
 else
   compdef _open_payments_grant open-payments-grant
 fi
-`)
-}
+`
 
-func completeFish(out io.Writer) {
-	fmt.Fprint(out, `# fish completion for open-payments-grant
+const fishScript = `# fish completion for open-payments-grant
 function __open_payments_grant_names
   set -l words (commandline -opc)
   set -l mount op
@@ -160,28 +190,4 @@ function __open_payments_grant_names
   open-payments-grant list -format=names -mount=$mount 2>/dev/null
 end
 complete -c open-payments-grant -f
-`)
-	fmt.Fprint(out, "complete -c open-payments-grant -n __fish_use_subcommand -a completion -d 'Print a script for the shell.'\n")
-	for _, c := range completable() {
-		fmt.Fprintf(out, "complete -c open-payments-grant -n __fish_use_subcommand -a %s -d '%s'\n", c.name, c.summary)
-	}
-	fmt.Fprint(out, "complete -c open-payments-grant -n '__fish_seen_subcommand_from completion' -a 'bash zsh fish'\n")
-	for _, c := range completable() {
-		on := fmt.Sprintf("complete -c open-payments-grant -n '__fish_seen_subcommand_from %s'", c.name)
-		c.set(&options{}).VisitAll(func(f *flag.Flag) {
-			value := ""
-			switch kind, _ := flag.UnquoteUsage(f); {
-			case f.Name == "format":
-				value = " -x -a '" + strings.Join(c.formats, " ") + "'"
-			case kind == "FILE":
-				value = " -r -F"
-			case kind != "": // flags that are true or false have none
-				value = " -x"
-			}
-			fmt.Fprintf(out, "%s -o %s%s\n", on, f.Name, value)
-		})
-		if c.takesName() {
-			fmt.Fprintf(out, "%s -a '(__open_payments_grant_names)'\n", on)
-		}
-	}
-}
+`

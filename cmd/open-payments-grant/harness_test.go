@@ -19,7 +19,8 @@ import (
 )
 
 const (
-	rights = `[{"type":"outgoing-payment","actions":["create","read"],"identifier":"https://wallet.example/alice","limits":{"debitAmount":{"value":"500","assetCode":"USD","assetScale":2}}}]`
+	rights = `[{"type":"outgoing-payment","actions":["create","read"],"identifier":"https://wallet.example/alice",` +
+		`"limits":{"debitAmount":{"value":"500","assetCode":"USD","assetScale":2}}}]`
 	wallet = "https://wallet.example/alice"
 	page   = "https://auth.example/interact/1"
 	secret = "s3cret-reference"
@@ -27,23 +28,23 @@ const (
 
 var start = time.Date(2026, 5, 4, 12, 0, 0, 0, time.UTC)
 
-// answer is what the fake says to one request.
+// answer is the fake's response to a request.
 type answer struct {
 	status int
-	body   any // Data of a 200, else the errors' text
+	body   any // the data of a 200, otherwise the error's text
 }
 
-// fakeVault answers what tests tell it to, and remembers what was asked.
+// fakeVault responds as tests tell it to, and records the requests.
 type fakeVault struct {
 	t      *testing.T
-	grants map[string]map[string]any // what reads answer
+	grants map[string]map[string]any // what reads return
 	write  func(name string, data map[string]any) answer
-	// proceed answers a write to continue.
+	// proceed responds to a write to grants/NAME/continue.
 	proceed func(name, redirect string) answer
 	refused map[string]int // status for reads of a name
 
 	mu    sync.Mutex
-	asked []string
+	asked []string // the requests
 }
 
 func (v *fakeVault) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -106,7 +107,7 @@ func (v *fakeVault) encode(w http.ResponseWriter, body map[string]any) {
 	}
 }
 
-// put makes reads answer a grant, and answers it.
+// put makes reads return a grant, and returns it as an answer.
 func (v *fakeVault) put(name string, g map[string]any) answer {
 	v.grants[name] = g
 	return answer{200, g}
@@ -127,10 +128,12 @@ func stored(status string, more map[string]any) map[string]any {
 }
 
 func asking(status string) map[string]any {
-	return stored(status, map[string]any{"interact_url": page, "generation": 0, "pending_until": start.Add(10 * time.Minute).Format(time.RFC3339)})
+	return stored(status, map[string]any{
+		"interact_url": page, "generation": 0, "pending_until": start.Add(10 * time.Minute).Format(time.RFC3339),
+	})
 }
 
-// runner is the program with a fake Vault. Its time goes on only while it waits.
+// runner is the program with a fake Vault. Its clock advances only while it waits.
 type runner struct {
 	*app
 	vault          *fakeVault
@@ -142,7 +145,8 @@ type runner struct {
 
 func newRunner(t *testing.T) *runner {
 	t.Helper()
-	for _, name := range []string{"VAULT_ADDR", "VAULT_TOKEN", "VAULT_NAMESPACE", "VAULT_CACERT", "VAULT_AGENT_ADDR", "VAULT_CLIENT_TIMEOUT", "BAO_ADDR", "BAO_TOKEN"} {
+	for _, name := range []string{"VAULT_ADDR", "VAULT_TOKEN", "VAULT_NAMESPACE", "VAULT_CACERT", "VAULT_AGENT_ADDR",
+		"VAULT_CLIENT_TIMEOUT", "BAO_ADDR", "BAO_TOKEN"} {
 		t.Setenv(name, "")
 	}
 	t.Setenv("HOME", t.TempDir())
@@ -153,8 +157,8 @@ func newRunner(t *testing.T) *runner {
 	t.Setenv("VAULT_TOKEN", "token-of-the-test")
 	r.app = newApp()
 	r.app.stdout, r.terminal = &r.stdout, &terminal{out: &r.stderr}
-	r.person = true
-	r.browse = func(_ context.Context, target string) error {
+	r.interactive = true
+	r.openBrowser = func(_ context.Context, target string) error {
 		r.opened = append(r.opened, target)
 		return nil
 	}
@@ -174,13 +178,14 @@ func newRunner(t *testing.T) *runner {
 	return r
 }
 
-// forever lets waits end by what comes, and not by time.
-func (r *runner) forever() {
+// neverTimeOut makes waits end only when something arrives.
+func (r *runner) neverTimeOut() {
 	r.after = func(time.Duration) <-chan time.Time { return nil }
 }
 
 func (r *runner) authorize(ctx context.Context, more ...string) int {
-	return r.run(ctx, append([]string{"authorize", "payments", "-access", accessFile(r.vault.t, rights), "-wallet", wallet}, more...))
+	return r.run(ctx,
+		append([]string{"authorize", "payments", "-access", accessFile(r.vault.t, rights), "-wallet", wallet}, more...))
 }
 
 func accessFile(t *testing.T, text string) string {
@@ -192,12 +197,11 @@ func accessFile(t *testing.T, text string) string {
 	return file
 }
 
-// check compares the exit status and what was asked, and sees to it that no
-// secret was printed.
+// check checks the exit status and the requests to Vault, and that no secret was printed.
 func (r *runner) check(t *testing.T, status, want int, asked ...string) {
 	t.Helper()
 	if status != want {
-		t.Errorf("it ended with %d, not %d:\n%s", status, want, r.stderr.String())
+		t.Errorf("the exit status is %d, not %d:\n%s", status, want, r.stderr.String())
 	}
 	hidden := regexp.MustCompile(`http://127\.0\.0\.1:\d+/\w+`)
 	got := []string{}
@@ -205,7 +209,7 @@ func (r *runner) check(t *testing.T, status, want int, asked ...string) {
 		got = append(got, hidden.ReplaceAllString(a, "FINISH"))
 	}
 	if !slices.Equal(got, asked) {
-		t.Errorf("Vault was asked %q, not %q", got, asked)
+		t.Errorf("the requests to Vault are %q, not %q", got, asked)
 	}
 	for _, hidden := range []string{secret, "token-of-the-test", "hash=", "interact_ref"} {
 		if strings.Contains(r.stdout.String()+r.stderr.String(), hidden) {
@@ -218,7 +222,7 @@ func (r *runner) says(t *testing.T, wants ...string) {
 	t.Helper()
 	for _, want := range wants {
 		if all := r.stdout.String() + r.stderr.String(); !strings.Contains(all, want) {
-			t.Errorf("it does not say %q:\n%s", want, all)
+			t.Errorf("it does not print %q:\n%s", want, all)
 		}
 	}
 }

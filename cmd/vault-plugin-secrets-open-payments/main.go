@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// The Open Payments secrets engine, as an external plugin that Vault starts.
+// Vault-plugin-secrets-open-payments is the Open Payments secrets engine as an external plugin,
+// which Vault starts. It only calls package plugin.
 package main
 
 import (

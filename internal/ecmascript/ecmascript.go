@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Package ecmascript writes JSON as JavaScript does. Open Payments servers of today compute a content digest over the
-// parsed body, written anew; so whoever signs a body, or verifies it as they do, has to know how it is written.
 package ecmascript
 
 import (
@@ -19,14 +17,16 @@ import (
 	"github.com/gowebpki/jcs"
 )
 
-// ErrMalformed is the error for what is not JSON (RFC 8259).
+// ErrMalformed is returned for input that is not JSON (RFC 8259).
 var ErrMalformed = errors.New("malformed JSON")
 
-// Normal is JSON.stringify(JSON.parse(text)), which is what the servers of today compute a content digest over
-// (@interledger/http-signature-utils hands the parsed body on). A client that sends other bytes for the same value
-// fails there. ECMA-262 sections 25.5.1, 25.5.2 and 10.1.11.1 (the order of an object's keys).
+// Normal returns JSON.stringify(JSON.parse(text)), as defined by ECMA-262 sections 25.5.1, 25.5.2
+// and 10.1.11.1 (the order of an object's keys). Current servers compute the content digest over
+// this form (@interledger/http-signature-utils gets the parsed body), and reject a client that
+// sends other bytes for the same value. It returns ErrMalformed if text is not JSON.
 func Normal(text []byte) (string, error) {
-	// JSON.parse and encoding/json know the same grammar, that of RFC 8259, so what follows need not look for errors.
+	// JSON.parse and encoding/json accept the same grammar, that of RFC 8259, so the rewriter need
+	// not check the syntax.
 	if !json.Valid(text) {
 		return "", ErrMalformed
 	}
@@ -34,18 +34,22 @@ func Normal(text []byte) (string, error) {
 	return r.value(), nil
 }
 
-// maxDepth is how deep objects and lists may be in each other for Unambiguous.
+// maxDepth limits how deeply Unambiguous lets objects and arrays be nested.
 const maxDepth = 32
 
-// What Unambiguous refuses. The texts are meant for whoever wrote the JSON.
+// Errors of Unambiguous. Their messages are meant for the author of the JSON.
 var (
-	ErrTwice  = errors.New("a member is in an object twice, or in two spellings that differ in upper and lower case only")
-	ErrNumber = errors.New("a number is 2^53 or more, which JavaScript does not hold exactly")
-	ErrDeep   = fmt.Errorf("objects and lists are more than %d deep in each other", maxDepth)
+	// ErrDuplicate is returned for an object with two members of one name, ignoring case.
+	ErrDuplicate = errors.New("an object has the same member twice, or in two spellings that differ only in case")
+	// ErrNumber is returned for a number that JavaScript may round.
+	ErrNumber = errors.New("a number is 2^53 or more, which JavaScript does not represent exactly")
+	// ErrDepth is returned for objects and arrays nested more than 32 deep.
+	ErrDepth = fmt.Errorf("objects and arrays are more than %d deep in each other", maxDepth)
 )
 
-// Unambiguous is Normal for text that all readers take for the same value: those that keep the first of two members,
-// those that keep the last, and those that do not mind the case of a member's name, as encoding/json does not.
+// Unambiguous returns Normal(text) if all parsers read the same value in text: those that keep the
+// first of two members of one name, those that keep the last, and those that ignore the case of
+// names, as encoding/json does. Otherwise it returns one of the errors above.
 func Unambiguous(text []byte) (string, error) {
 	if !json.Valid(text) {
 		return "", ErrMalformed
@@ -55,16 +59,16 @@ func Unambiguous(text []byte) (string, error) {
 	return normal, r.err
 }
 
-// rewriter reads valid JSON and gives each value in its normal form. It does not decode to Go values: those cannot hold
-// a lone surrogate, which JavaScript keeps.
+// rewriter reads valid JSON and returns each value in its normal form. It does not decode to Go
+// strings: they cannot hold a lone surrogate, which JavaScript keeps.
 type rewriter struct {
 	rest   []byte
-	strict bool  // look for what is ambiguous
-	err    error // and end with it
+	strict bool // stop with err at what is ambiguous
+	err    error
 	depth  int
 }
 
-func (r *rewriter) refuse(err error) {
+func (r *rewriter) fail(err error) {
 	if r.strict && r.err == nil {
 		r.err = err
 	}
@@ -77,7 +81,7 @@ func (r *rewriter) value() string {
 	case '[':
 		return r.nested(r.array)
 	case '"':
-		return r.text()
+		return r.quoted()
 	default:
 		return r.scalar()
 	}
@@ -87,12 +91,12 @@ func (r *rewriter) nested(read func() string) string {
 	r.depth++
 	defer func() { r.depth-- }()
 	if r.depth > maxDepth {
-		r.refuse(ErrDeep)
+		r.fail(ErrDepth)
 	}
 	return read()
 }
 
-// peek is the next byte that is not white space.
+// peek returns the next byte that is not white space, without consuming it.
 func (r *rewriter) peek() byte {
 	for len(r.rest) > 0 && strings.IndexByte(" \t\r\n", r.rest[0]) >= 0 {
 		r.rest = r.rest[1:]
@@ -103,13 +107,14 @@ func (r *rewriter) peek() byte {
 	return r.rest[0]
 }
 
+// take consumes the next byte that is not white space.
 func (r *rewriter) take() byte {
 	c := r.peek()
 	r.rest = r.rest[1:]
 	return c
 }
 
-// member is one member of an object: its key, quoted, and its value, both in normal form.
+// member is a member of an object: its quoted key and its value, both in normal form.
 type member struct{ key, value string }
 
 func (r *rewriter) object() string {
@@ -121,16 +126,16 @@ func (r *rewriter) object() string {
 			r.take()
 		}
 		r.peek()
-		m := member{key: r.text()}
+		m := member{key: r.quoted()}
 		r.take() // the colon
 		m.value = r.value()
-		// Of two members with one key the last one counts, at the place of the first.
+		// Of two members with one key, the last one's value takes the first one's place.
 		key := m.key
 		if r.strict {
-			key = strings.ToLower(strings.ToUpper(key)) // the letters that are one in some case
+			key = strings.ToLower(strings.ToUpper(key)) // folds all letters that are equal in some case
 		}
 		if i, repeated := at[key]; repeated {
-			r.refuse(ErrTwice)
+			r.fail(ErrDuplicate)
 			members[i].value = m.value
 			continue
 		}
@@ -138,7 +143,20 @@ func (r *rewriter) object() string {
 		members = append(members, m)
 	}
 	r.take()
-	// Keys that look like array indexes come first, ascending; the others stay as they were written.
+	sortMembers(members)
+	var out strings.Builder
+	for i, m := range members {
+		if i > 0 {
+			out.WriteByte(',')
+		}
+		out.WriteString(m.key + ":" + m.value)
+	}
+	return "{" + out.String() + "}"
+}
+
+// sortMembers puts members whose keys are array indexes first, in ascending order; the others keep
+// their order.
+func sortMembers(members []member) {
 	slices.SortStableFunc(members, func(a, b member) int {
 		i, isIndex := arrayIndex(a.key)
 		j, isIndexToo := arrayIndex(b.key)
@@ -153,17 +171,10 @@ func (r *rewriter) object() string {
 			return 0
 		}
 	})
-	var out strings.Builder
-	for i, m := range members {
-		if i > 0 {
-			out.WriteByte(',')
-		}
-		out.WriteString(m.key + ":" + m.value)
-	}
-	return "{" + out.String() + "}"
 }
 
-// arrayIndex reads a quoted key as an array index: a canonical decimal number below 2^32 - 1 (ECMA-262 section 6.1.7).
+// arrayIndex parses a quoted key as an array index: a canonical decimal number below 2^32 - 1
+// (ECMA-262 section 6.1.7).
 func arrayIndex(key string) (uint64, bool) {
 	digits := key[1 : len(key)-1]
 	n, err := strconv.ParseUint(digits, 10, 32)
@@ -186,7 +197,7 @@ func (r *rewriter) array() string {
 	return "[" + out.String() + "]"
 }
 
-// scalar is true, false, null or a number.
+// scalar reads true, false, null or a number.
 func (r *rewriter) scalar() string {
 	end := 0
 	for end < len(r.rest) && strings.IndexByte(" \t\r\n,]}", r.rest[end]) < 0 {
@@ -200,17 +211,17 @@ func (r *rewriter) scalar() string {
 	}
 	number, err := strconv.ParseFloat(word, 64)
 	if err != nil || math.Abs(number) >= 1<<53 {
-		r.refuse(ErrNumber)
+		r.fail(ErrNumber)
 	}
 	text, err := jcs.NumberToJSON(number)
 	if err != nil {
-		return "null" // JSON.parse reads 1e400 as Infinity, and JSON.stringify has no other word for it
+		return "null" // JSON.parse reads 1e400 as Infinity, which JSON.stringify writes as null
 	}
 	return text
 }
 
-// text is a string, quoted anew.
-func (r *rewriter) text() string {
+// quoted reads a string, and returns it quoted.
+func (r *rewriter) quoted() string {
 	var out strings.Builder
 	out.WriteByte('"')
 	r.rest = r.rest[1:]
@@ -248,7 +259,7 @@ func (r *rewriter) character() rune {
 	return first
 }
 
-// unit reads the UTF-16 code unit of an escape of the form \uXXXX.
+// unit returns the UTF-16 code unit of an escape of the form \uXXXX.
 func unit(escape []byte) rune {
 	n, _ := strconv.ParseUint(string(escape[2:6]), 16, 16)
 	return rune(n)

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// The expectations are what Node.js 22 prints for JSON.stringify(JSON.parse(text)).
+// The expected values are what Node.js 22 prints for JSON.stringify(JSON.parse(text)).
 func TestNormalJSON(t *testing.T) {
 	for _, row := range []struct{ text, want string }{
 		{` { "a" : [ 1 , true , null , false , { } , [ ] ] } `, `{"a":[1,true,null,false,{},[]]}`},
@@ -44,21 +44,21 @@ func TestUnambiguous(t *testing.T) {
 		want error
 	}{
 		{`{"a":{"b":1,"c":2},"b":[{"b":1},{"b":2}]}`, nil},
-		{`{"a":1,"b":2,"a":1}`, ErrTwice},
-		{`{"a":1,"\u0061":1}`, ErrTwice},
-		{`{"a":1,"A":1}`, ErrTwice},
-		{`{"k":1,"\u212a":1}`, ErrTwice}, // the Kelvin sign
-		{`{"s":1,"ſ":1}`, ErrTwice},
-		{`[[{"x":{"a":1,"A":1}}]]`, ErrTwice},
+		{`{"a":1,"b":2,"a":1}`, ErrDuplicate},
+		{`{"a":1,"\u0061":1}`, ErrDuplicate},
+		{`{"a":1,"A":1}`, ErrDuplicate},
+		{`{"k":1,"\u212a":1}`, ErrDuplicate}, // the Kelvin sign
+		{`{"s":1,"ſ":1}`, ErrDuplicate},
+		{`[[{"x":{"a":1,"A":1}}]]`, ErrDuplicate},
 		{`{"n":1,"\n":1,"\\n":1,"\\":1}`, nil},
-		{`{"":1,"":1}`, ErrTwice},
+		{`{"":1,"":1}`, ErrDuplicate},
 		{`[9007199254740991,-9007199254740991,0.1,1e15]`, nil},
 		{`9007199254740992`, ErrNumber},
 		{`-9007199254740993`, ErrNumber},
 		{`[1e400]`, ErrNumber},
 		{deep(maxDepth, `"x"`), nil},
-		{deep(maxDepth, `[]`), ErrDeep},
-		{deep(9000, ``), ErrDeep},
+		{deep(maxDepth, `[]`), ErrDepth},
+		{deep(9000, ``), ErrDepth},
 		{`{"a":1`, ErrMalformed},
 	} {
 		got, err := Unambiguous([]byte(row.text))
@@ -66,7 +66,7 @@ func TestUnambiguous(t *testing.T) {
 			t.Errorf("%.60s: %v, want %v", row.text, err, row.want)
 		}
 		if normal, _ := Normal([]byte(row.text)); err == nil && got != normal {
-			t.Errorf("%.60s: %s, and Normal says %s", row.text, got, normal)
+			t.Errorf("%.60s: %s, and Normal returns %s", row.text, got, normal)
 		}
 	}
 }

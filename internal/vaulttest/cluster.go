@@ -16,20 +16,19 @@ import (
 	"github.com/hashicorp/vault/api"
 )
 
-// StartCluster starts servers that keep one storage among them (raft), as in
-// production: initialised, unsealed, the plugin in their catalog. They end with the
-// test. The first one leads to begin with, and each can become the leader. One
-// root token and one unseal key are good for all.
+// StartCluster starts servers that share one storage (raft), as in production: initialized,
+// unsealed, with the plugin in their catalog. They end with the test. At first the first one is the
+// leader, and each can become the leader. All have the same root token and unseal key.
 func StartCluster(t testing.TB, nodes int) []*Server {
 	t.Helper()
 	cluster := make([]*Server, nodes)
 	for i := range cluster {
 		s := newServer(t)
-		t.Cleanup(s.Kill) // To stop in good order takes a leader, which the last ones would wait for.
-		s.run(s.nodeArguments, s.started)
+		t.Cleanup(s.Kill) // a graceful stop needs a leader, for which the last ones would wait
+		s.start(s.nodeArguments, s.started)
 		cluster[i] = s
 		if i == 0 {
-			s.found()
+			s.initialize()
 			continue
 		}
 		s.RootToken, s.unsealKey = cluster[0].RootToken, cluster[0].unsealKey
@@ -39,14 +38,14 @@ func StartCluster(t testing.TB, nodes int) []*Server {
 		}
 		s.Unseal()
 	}
-	if err := cluster[0].process.wait(cluster[0].votes(nodes)); err != nil {
+	if err := cluster[0].process.wait(cluster[0].hasVoters(nodes)); err != nil {
 		t.Fatal(err)
 	}
 	return cluster
 }
 
-// nodeArguments writes the configuration of a server that listens on an address,
-// and names it.
+// nodeArguments writes the configuration of a cluster's server that listens on an address, and
+// returns its command line.
 func (s *Server) nodeArguments(address string) ([]string, error) {
 	cluster, err := freeAddress()
 	if err != nil {
@@ -57,9 +56,14 @@ func (s *Server) nodeArguments(address string) ([]string, error) {
 		return nil, err
 	}
 	config, err := json.Marshal(map[string]any{
-		"storage": map[string]any{"raft": map[string]any{"path": data, "node_id": address,
-			"autopilot_reconcile_interval": "1s", "autopilot_update_interval": "500ms"}}, // How long who has joined waits for its vote.
-		"listener":         map[string]any{"tcp": map[string]any{"address": address, "cluster_address": cluster, "tls_disable": true}},
+		"storage": map[string]any{"raft": map[string]any{
+			"path": data, "node_id": address,
+			// How long a server that has joined waits for its vote depends on these.
+			"autopilot_reconcile_interval": "1s", "autopilot_update_interval": "500ms",
+		}},
+		"listener": map[string]any{"tcp": map[string]any{
+			"address": address, "cluster_address": cluster, "tls_disable": true,
+		}},
 		"api_addr":         s.Address,
 		"cluster_addr":     "https://" + cluster,
 		"plugin_directory": s.pluginDir(),
@@ -73,51 +77,52 @@ func (s *Server) nodeArguments(address string) ([]string, error) {
 	return []string{"-config=" + file}, os.WriteFile(file, config, 0o600)
 }
 
-// started looks at the server's own log: another program on the port could
-// answer for it, and nobody has a token yet.
+// started looks for the start in the server's own log: there is no token yet, so a response could
+// come from another program on the port.
 func (s *Server) started(context.Context) error {
 	if !strings.Contains(s.Log(), "server started!") {
-		return errors.New("it has not started")
+		return errors.New("it has not started yet")
 	}
 	return nil
 }
 
-// found makes the server the first of a cluster.
-func (s *Server) found() {
+// initialize makes the server the first one of a cluster.
+func (s *Server) initialize() {
 	s.t.Helper()
-	made, err := s.Client("").Sys().Init(&api.InitRequest{SecretShares: 1, SecretThreshold: 1})
+	initialized, err := s.Client("").Sys().Init(&api.InitRequest{SecretShares: 1, SecretThreshold: 1})
 	if err != nil {
-		s.t.Fatalf("initialise %s: %v", s.Address, err)
+		s.t.Fatalf("initialize %s: %v", s.Address, err)
 	}
-	s.RootToken, s.unsealKey = made.RootToken, made.KeysB64[0]
+	s.RootToken, s.unsealKey = initialized.RootToken, initialized.KeysB64[0]
 	s.Unseal()
-	program, err := os.ReadFile(filepath.Join(s.pluginDir(), Plugin))
+	plugin, err := os.ReadFile(filepath.Join(s.pluginDir(), Plugin))
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	root := s.Client(s.RootToken)
 	err = root.Sys().RegisterPlugin(&api.RegisterPluginInput{
-		Name: Plugin, Type: api.PluginTypeSecrets, Command: Plugin, SHA256: fmt.Sprintf("%x", sha256.Sum256(program)),
+		Name: Plugin, Type: api.PluginTypeSecrets, Command: Plugin, SHA256: fmt.Sprintf("%x", sha256.Sum256(plugin)),
 	})
 	if err != nil {
 		s.t.Fatalf("register the plugin: %v", err)
 	}
-	// Else a server that has joined may not become the leader for 10 s.
-	_, err = root.Logical().Write("sys/storage/raft/autopilot/configuration", map[string]any{"server_stabilization_time": "1s"})
+	// By default a server that has joined cannot become the leader for 10 s.
+	_, err = root.Logical().Write("sys/storage/raft/autopilot/configuration",
+		map[string]any{"server_stabilization_time": "1s"})
 	if err != nil {
 		s.t.Fatalf("configure autopilot: %v", err)
 	}
 }
 
-// Leads tells whether the server is the one that its cluster follows.
+// Leads reports whether the server is its cluster's leader.
 func (s *Server) Leads() bool {
 	s.t.Helper()
-	answer, err := s.Client("").Sys().Leader()
-	return err == nil && answer.IsSelf
+	leader, err := s.Client("").Sys().Leader()
+	return err == nil && leader.IsSelf
 }
 
-// votes tells whether so many servers can be elected.
-func (s *Server) votes(nodes int) func(context.Context) error {
+// hasVoters returns a check that fails until that many servers can be elected.
+func (s *Server) hasVoters(nodes int) func(context.Context) error {
 	root := s.Client(s.RootToken)
 	return func(ctx context.Context) error {
 		state, err := root.Sys().RaftAutopilotStateWithContext(ctx)
@@ -125,7 +130,7 @@ func (s *Server) votes(nodes int) func(context.Context) error {
 			return err
 		}
 		if state == nil || len(state.Voters) != nodes {
-			return fmt.Errorf("not all of the %d servers can be elected yet", nodes)
+			return fmt.Errorf("not all %d servers can be elected yet", nodes)
 		}
 		return nil
 	}

@@ -4,21 +4,18 @@ package vaulttest
 
 import (
 	"context"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/hashicorp/vault/api"
 )
 
-// Daemon is a Vault Agent or a Vault Proxy: the server's binary once more, in a
-// process of its own, which ends with the test and before the server.
+// Daemon is a Vault Agent or a Vault Proxy: the server binary in another process, which ends with
+// the test and before the server.
 type Daemon struct {
-	Address string // of a proxy: http://127.0.0.1:PORT
+	Address string // a Proxy's: http://127.0.0.1:PORT
 
 	t       testing.TB
 	dir     string
@@ -29,41 +26,29 @@ type Daemon struct {
 func (s *Server) Agent(config string) *Daemon {
 	s.t.Helper()
 	d := s.newDaemon()
-	if err := d.run(s, "agent", config); err != nil {
-		s.t.Fatalf("start an agent: %v", err)
+	if err := d.start(s, "agent", config); err != nil {
+		s.t.Fatalf("start an Agent: %v", err)
 	}
 	return d
 }
 
-// Proxy starts a Vault Proxy that is ready for requests. config is given the host
-// and port on which the proxy is to listen, and has to let clients without a token
-// use the proxy's own (api_proxy's use_auto_auth_token), which may look itself up.
+// Proxy starts a Vault Proxy and waits until it serves requests. config returns its configuration
+// (HCL) for a host and port to listen on. It has to let clients without a token use the Proxy's own
+// (use_auto_auth_token of api_proxy), which must be allowed to look itself up.
 func (s *Server) Proxy(config func(listen string) string) *Daemon {
 	s.t.Helper()
 	d := s.newDaemon()
-	var err error
-	for range 5 { // as with the server
-		err = d.listen(s, config)
-		if err == nil || !strings.Contains(d.Log(), "address already in use") {
-			break
+	err := onFreePort(d.Log, func(address string) error {
+		d.Address = "http://" + address
+		if err := d.start(s, "proxy", config(address)); err != nil {
+			return err
 		}
-	}
+		return d.process.wait(func(ctx context.Context) error { return lookupSelf(ctx, d.Address, "") })
+	})
 	if err != nil {
-		s.t.Fatalf("start a proxy: %v", err)
+		s.t.Fatalf("start a Proxy: %v", err)
 	}
 	return d
-}
-
-func (d *Daemon) listen(s *Server, config func(listen string) string) error {
-	address, err := freeAddress()
-	if err != nil {
-		return err
-	}
-	d.Address = "http://" + address
-	if err := d.run(s, "proxy", config(address)); err != nil {
-		return err
-	}
-	return d.process.wait(func(ctx context.Context) error { return lookSelfUp(ctx, d.Address, "") })
 }
 
 func (s *Server) newDaemon() *Daemon {
@@ -71,34 +56,25 @@ func (s *Server) newDaemon() *Daemon {
 	s.t.Cleanup(func() {
 		d.Stop()
 		if s.t.Failed() {
-			s.t.Logf("the end of the log of an agent or proxy:\n%s", tail(d.Log(), 60))
+			s.t.Logf("the end of the log of an Agent or Proxy:\n%s", tail(d.Log(), 60))
 		}
 	})
 	return d
 }
 
-func (d *Daemon) run(s *Server, kind, config string) error {
+// start starts the server binary as a kind of daemon, agent or proxy.
+func (d *Daemon) start(s *Server, kind, config string) error {
 	file := filepath.Join(d.dir, kind+".hcl")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return err
 	}
-	log, err := os.Create(d.logFile())
-	if err != nil {
-		return err
-	}
-	defer func() { _ = log.Close() }() // The process has its own descriptor of it.
-
-	cmd := exec.Command(s.binary, kind, "-config="+file, "-log-level=debug") //nolint:gosec,noctx // ended by Stop
-	cmd.Env = s.environment("")
-	cmd.Dir = d.dir
-	cmd.Stdout, cmd.Stderr = log, log
-	if d.process, err = start(cmd); err != nil {
-		return fmt.Errorf("%s %s: %w", s.binary, kind, err)
-	}
-	return nil
+	args := []string{kind, "-config=" + file, "-log-level=debug"}
+	var err error
+	d.process, err = startProcess(s.binary, args, s.environment(""), d.dir, d.logFile())
+	return err
 }
 
-// Client returns an API client of a proxy, without a token.
+// Client returns an API client of a Proxy, without a token.
 func (d *Daemon) Client() *api.Client {
 	d.t.Helper()
 	client, err := newClient(d.Address, "")
@@ -108,11 +84,11 @@ func (d *Daemon) Client() *api.Client {
 	return client
 }
 
-// Log is all that it has logged so far.
+// Log returns everything that the daemon has logged so far.
 func (d *Daemon) Log() string { return readLog(d.t, d.logFile()) }
 
-// Stop ends it as an operator does, and by force after some seconds. To stop it
-// twice is fine.
+// Stop stops the daemon as an operator would, and kills it if that takes more than 15 s. Stopping
+// it twice does no harm.
 func (d *Daemon) Stop() { d.process.end(d.t, syscall.SIGTERM) }
 
 func (d *Daemon) logFile() string { return filepath.Join(d.dir, "daemon.log") }

@@ -27,18 +27,19 @@ func TestServer(t *testing.T) {
 	if log, err := os.ReadFile(audit); err != nil || !strings.Contains(string(log), "sys/mounts") {
 		t.Errorf("the audit log lacks a request: %v", err)
 	}
-	if stdout, stderr, code := s.CLI(s.Token("nothing"), "secrets", "list"); code != 2 || !strings.Contains(stderr, "permission denied") {
-		t.Errorf("secrets list with a token that may nothing: %d\n%s%s", code, stdout, stderr)
+	stdout, stderr, code = s.CLI(s.Token("nothing"), "secrets", "list")
+	if code != 2 || !strings.Contains(stderr, "permission denied") {
+		t.Errorf("secrets list with a token without permissions: %d\n%s%s", code, stdout, stderr)
 	}
 	if !strings.Contains(s.Log(), "successful mount") {
-		t.Error("the log does not tell of the mount")
+		t.Error("the log does not mention the mount")
 	}
 
 	pid := s.PID()
 	s.Stop()
 	s.Stop()
 	if err := syscall.Kill(pid, 0); err == nil {
-		t.Error("the server is still there after Stop")
+		t.Error("the server is still running after Stop")
 	}
 }
 
@@ -60,14 +61,15 @@ func TestCluster(t *testing.T) {
 	cluster := StartCluster(t, 3)
 	cluster[1].Mount("op") // forwarded
 	if !cluster[0].Leads() || cluster[1].Leads() || cluster[2].Leads() {
-		t.Error("not the first server leads, and no other")
+		t.Error("the first server is not the only leader")
 	}
 	if err := cluster[0].Client(cluster[0].RootToken).Sys().StepDown(); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(20 * time.Second); !cluster[1].Leads() && !cluster[2].Leads(); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); !cluster[1].Leads() &&
+		!cluster[2].Leads(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("no other server leads")
+			t.Fatal("no other server became the leader")
 		}
 	}
 	for _, s := range cluster {
@@ -94,13 +96,13 @@ func TestProxy(t *testing.T) {
 			}`, s.Address, token, listen)
 	})
 	if mounts, err := p.Client().Sys().ListMounts(); err != nil || mounts["sys/"] == nil {
-		t.Errorf("a read with the token of the proxy: %v", err)
+		t.Errorf("a read with the token of the Proxy: %v", err)
 	}
 
 	pid := p.process.pid
 	p.Stop()
 	p.Stop()
 	if err := syscall.Kill(pid, 0); err == nil {
-		t.Error("the proxy is still there after Stop")
+		t.Error("the Proxy is still running after Stop")
 	}
 }

@@ -25,13 +25,14 @@ import (
 	"github.com/chromedp/chromedp/kb"
 )
 
-// Statuses of open-payments-grant, as its help has them.
+// Exit statuses of open-payments-grant, as in its help.
 const (
 	grantDone     = 0
 	grantDeclined = 3
 )
 
-// The whole way of a person: the command, the wallet's page in a browser, the token, and payments with it.
+// This is a person's whole way to a payment: the command, the wallet's page in a browser, the
+// token, and payments with it.
 func TestBrowser(t *testing.T) {
 	t.Parallel()
 	e := startEngine(t)
@@ -43,21 +44,22 @@ func TestBrowser(t *testing.T) {
 		tab := tab.in(t)
 		c := e.authorize(program, "rent")
 		tab.open(c.page)
-		tab.shows("h1", "Do you let Client use your wallet?")
-		tab.shows("main", "5.00 USD each month, 12 times", "Send payments from the wallet",
+		tab.checkShows("h1", "Do you let Client use your wallet?")
+		tab.checkShows("main", "5.00 USD each month, 12 times", "Send payments from the wallet",
 			e.wallet.WalletAddress("client"), e.wallet.WalletAddress("alice"))
 		tab.press("Accept")
-		tab.landed()
-		c.ends(grantDone, "rent", "active", "5.00 USD")
+		tab.waitForCallback()
+		c.wait(grantDone, "rent", "active", "5.00 USD")
 
-		e.expect(e.grant("rent"), map[string]any{"status": "active", "interactive": true})
+		e.checkData(e.grant("rent"), map[string]any{"status": "active", "interactive": true})
 		token := e.tokenOf(e.read("rent"))
-		e.live(token)
-		receiver := e.receiver()
+		e.checkLive(token)
+		receiver := e.createReceiver()
 		for _, p := range []struct{ amount, status int }{
-			{501, http.StatusForbidden}, {300, http.StatusCreated}, {201, http.StatusForbidden}, {200, http.StatusCreated}, {1, http.StatusForbidden},
+			{501, http.StatusForbidden}, {300, http.StatusCreated}, {201, http.StatusForbidden}, {200, http.StatusCreated},
+			{1, http.StatusForbidden},
 		} {
-			e.pays(p.status, token, "outgoing-payments", map[string]any{
+			e.createPayment(p.status, token, "outgoing-payments", map[string]any{
 				"walletAddress": e.wallet.WalletAddress("alice"), "incomingPayment": receiver, "debitAmount": usd(p.amount),
 			})
 		}
@@ -70,12 +72,12 @@ func TestBrowser(t *testing.T) {
 		c := e.authorize(program, "declined")
 		tab.open(c.page)
 		tab.press("Decline")
-		tab.landed()
-		c.ends(grantDeclined)
-		e.says(c.said.String(), "declined")
-		e.expect(e.grant("declined"), map[string]any{"status": "lost"})
+		tab.waitForCallback()
+		c.wait(grantDeclined)
+		e.checkSays(c.said.String(), "declined")
+		e.checkData(e.grant("declined"), map[string]any{"status": "lost"})
 		if n := e.wallet.LiveTokens(); n != live {
-			t.Errorf("%d tokens live at the sandbox, not %d as before", n, live)
+			t.Errorf("%d tokens are live at the sandbox, not %d as before", n, live)
 		}
 	})
 
@@ -86,35 +88,35 @@ func TestBrowser(t *testing.T) {
 			t.Fatal(err)
 		}
 		ask := e.askOwner("seen", "")
-		unlimited := e.answer("write", "op/grants/unlimited", "wallet_address="+e.wallet.WalletAddress("alice"),
+		unlimited := e.runJSON("write", "op/grants/unlimited", "wallet_address="+e.wallet.WalletAddress("alice"),
 			`access=[{"type":"outgoing-payment","actions":["create"],"identifier":"`+e.wallet.WalletAddress("alice")+`"}]`)
 		warning, _ := unlimited.Data["interact_url"].(string)
 		decided := e.askOwner("decided", "")
 		e.decide(decided, true)
 		for name, page := range map[string]struct{ url, title string }{
-			"the question":                  {ask, "Do you let Client use your wallet?"},
-			"the question without a limit":  {warning, "Do you let Client use your wallet?"},
-			"what is said after a decision": {decided, "You have accepted"},
+			"the question":                 {ask, "Do you let Client use your wallet?"},
+			"the question without a limit": {warning, "Do you let Client use your wallet?"},
+			"the page after a decision":    {decided, "You have accepted"},
 		} {
 			for _, phone := range []bool{false, true} {
 				for _, scheme := range []string{"light", "dark"} {
 					t.Run(fmt.Sprintf("%s, on a phone: %t, %s", name, phone, scheme), func(t *testing.T) {
 						tab := tab.in(t)
-						tab.looks(phone, scheme)
+						tab.setDisplay(phone, scheme)
 						tab.open(page.url)
-						tab.shows("h1", page.title)
-						tab.fits()
-						tab.accessible(string(axe))
+						tab.checkShows("h1", page.title)
+						tab.checkFits()
+						tab.checkAccessible(string(axe))
 					})
 				}
 			}
 		}
 	})
 
-	e.noSecretIn("the server's log", e.Log())
+	e.checkNoSecret("the server's log", e.Log())
 }
 
-// buildGrantCommand gives the path of open-payments-grant.
+// buildGrantCommand builds open-payments-grant and returns its path.
 func buildGrantCommand(t *testing.T) string {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "open-payments-grant")
@@ -129,18 +131,18 @@ func buildGrantCommand(t *testing.T) string {
 // authorization is a run of open-payments-grant that waits for the owner.
 type authorization struct {
 	*engine
-	page         string // what the owner opens
+	page         string // the URL that the owner opens
 	process      *exec.Cmd
-	stdout, said bytes.Buffer  // said has all but the page's URL, which is a secret
-	silent       chan struct{} // closed when no more is said
+	stdout, said bytes.Buffer  // said is stderr without the page's URL, which is a secret
+	silent       chan struct{} // closed at the end of stderr
 }
 
-// authorize asks for a grant as a person does, and waits for the page's URL.
+// authorize runs the command as a person does, and waits until it prints the page's URL.
 func (e *engine) authorize(program, name string) *authorization {
 	e.t.Helper()
 	dir := e.t.TempDir()
 	file := filepath.Join(dir, "access.json")
-	// The limits count from now on: a date here would be in the past one day.
+	// The limits' interval starts now: a fixed date would be in the past one day.
 	access := strings.Replace(e.outgoing(), "2026-01-01T00:00:00Z", time.Now().UTC().Format(time.RFC3339), 1)
 	if err := os.WriteFile(file, []byte(access), 0o600); err != nil {
 		e.t.Fatal(err)
@@ -150,7 +152,7 @@ func (e *engine) authorize(program, name string) *authorization {
 	a := &authorization{engine: e, silent: make(chan struct{})}
 	a.process = exec.CommandContext(ctx, program, "authorize", "-mount", e.mount, "-no-browser", name,
 		"-access", file, "-wallet", e.wallet.WalletAddress("alice"))
-	// Nothing of the environment of the test, which may name another Vault.
+	// The test's environment is not passed on, because it may name another Vault.
 	a.process.Env = []string{"HOME=" + dir, "VAULT_ADDR=" + e.Address, "VAULT_TOKEN=" + e.RootToken}
 	a.process.Stdout = &a.stdout
 	stderr, err := a.process.StderrPipe()
@@ -175,13 +177,13 @@ func (e *engine) authorize(program, name string) *authorization {
 	case a.page = <-page:
 	case <-a.silent:
 		_ = a.process.Wait()
-		e.t.Fatalf("the command ends and names no page: %s", a.said.String())
+		e.t.Fatalf("the command exits without printing a URL: %s", a.said.String())
 	}
 	return a
 }
 
-// ends waits for the command, and checks its status and words that it prints.
-func (a *authorization) ends(status int, words ...string) {
+// wait waits for the command to exit, and checks its status and that it printed the words.
+func (a *authorization) wait(status int, words ...string) {
 	a.t.Helper()
 	<-a.silent
 	err := a.process.Wait()
@@ -191,19 +193,21 @@ func (a *authorization) ends(status int, words ...string) {
 	if got := a.process.ProcessState.ExitCode(); got != status {
 		a.t.Fatalf("the command's status is %d, not %d; it says:\n%s", got, status, a.said.String())
 	}
-	a.says(a.stdout.String(), words...)
-	a.noSecretIn("what the command says", a.said.String())
+	a.checkSays(a.stdout.String(), words...)
+	a.checkNoSecret("what the command says", a.said.String())
 }
 
 func usd(cents int) map[string]any {
 	return map[string]any{"value": fmt.Sprint(cents), "assetCode": "USD", "assetScale": 2}
 }
 
-// receiver is an incoming payment, made with a grant that needs no consent.
-func (e *engine) receiver() string {
+// createReceiver creates an incoming payment, with a grant that needs no consent, and returns its
+// id.
+func (e *engine) createReceiver() string {
 	e.t.Helper()
 	e.ask("income", nil)
-	made := e.pays(http.StatusCreated, e.tokenOf(e.read("income")), "incoming-payments", map[string]any{"walletAddress": e.wallet.WalletAddress("shop")})
+	made := e.createPayment(http.StatusCreated, e.tokenOf(e.read("income")), "incoming-payments",
+		map[string]any{"walletAddress": e.wallet.WalletAddress("shop")})
 	id, ok := made["id"].(string)
 	if !ok {
 		e.t.Fatal("an incoming payment without an id")
@@ -211,14 +215,16 @@ func (e *engine) receiver() string {
 	return id
 }
 
-// pays creates a payment as an application does: with the token, signed with the client's key.
-func (e *engine) pays(status int, token, collection string, payment map[string]any) (answer map[string]any) {
+// createPayment creates a payment as an application does: with the token, signed with the client's
+// key.
+func (e *engine) createPayment(status int, token, collection string, payment map[string]any) (answer map[string]any) {
 	e.t.Helper()
 	body, err := json.Marshal(payment)
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	request, err := http.NewRequestWithContext(e.t.Context(), http.MethodPost, e.wallet.ResourceServer()+"/"+collection, bytes.NewReader(body))
+	request, err := http.NewRequestWithContext(e.t.Context(), http.MethodPost, e.wallet.ResourceServer()+"/"+collection,
+		bytes.NewReader(body))
 	if err != nil {
 		e.t.Fatal(err)
 	}
@@ -238,13 +244,13 @@ func (e *engine) pays(status int, token, collection string, payment map[string]a
 	return answer
 }
 
-// tab is a page of a headless Chromium.
+// tab is a tab of a headless Chromium.
 type tab struct {
 	t       *testing.T
 	browser context.Context
 }
 
-// openBrowser starts a Chromium with nothing in it, which ends with the test.
+// openBrowser starts a Chromium with an empty profile, which ends with the test.
 func openBrowser(t *testing.T) *tab {
 	t.Helper()
 	dir := t.TempDir()
@@ -257,21 +263,22 @@ func openBrowser(t *testing.T) *tab {
 	t.Cleanup(stop)
 	browser, closeTab := chromedp.NewContext(allocator)
 	t.Cleanup(closeTab)
-	// The first run starts it, and must have no time limit: that would be the browser's.
+	// The first run starts the browser and must have no time limit, which would also end the
+	// browser.
 	if err := chromedp.Do(browser); err != nil {
 		t.Fatalf("start chromium: %v", err)
 	}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(browser, soon)
 		defer cancel()
-		_ = chromedp.Cancel(ctx) // in peace, so that nothing writes to the profile any more; else stop does it
+		_ = chromedp.Cancel(ctx) // gracefully, so that nothing writes to the profile any more; otherwise stop kills it
 	})
 	return &tab{t: t, browser: browser}
 }
 
 func (b *tab) in(t *testing.T) *tab { return &tab{t: t, browser: b.browser} }
 
-// do does one thing in the tab, in the time that it may take.
+// do runs an action in the tab, with a time limit.
 func do[T any](b *tab, what string, action chromedp.Action[T]) T {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.browser, soon)
@@ -288,8 +295,8 @@ func (b *tab) open(url string) {
 	do(b, "open the page", chromedp.Navigate(url))
 }
 
-// shows checks what the owner reads.
-func (b *tab) shows(selector string, words ...string) {
+// checkShows checks the text that the owner sees.
+func (b *tab) checkShows(selector string, words ...string) {
 	b.t.Helper()
 	text := do(b, "read the page", chromedp.Text(chromedp.CSS(selector)))
 	for _, word := range words {
@@ -299,7 +306,7 @@ func (b *tab) shows(selector string, words ...string) {
 	}
 }
 
-// press goes to a button and presses it as who has no mouse does.
+// press moves the focus to a button and presses it with the keyboard alone.
 func (b *tab) press(button string) {
 	b.t.Helper()
 	for range 5 {
@@ -308,8 +315,9 @@ func (b *tab) press(button string) {
 		if focused != button {
 			continue
 		}
-		if outline := do(b, "see the focus", chromedp.Evaluate[string](`getComputedStyle(document.activeElement).outlineStyle`)); outline != "solid" {
-			b.t.Errorf("the focus is not seen: its outline is %s", outline)
+		if outline := do(b, "see the focus",
+			chromedp.Evaluate[string](`getComputedStyle(document.activeElement).outlineStyle`)); outline != "solid" {
+			b.t.Errorf("the focus is not visible: its outline is %s", outline)
 		}
 		do(b, "press Enter", chromedp.KeyEvent(kb.Enter))
 		return
@@ -317,21 +325,22 @@ func (b *tab) press(button string) {
 	b.t.Fatalf("the Tab key does not lead to %q", button)
 }
 
-// landed waits until the browser is back at the command.
-func (b *tab) landed() {
+// waitForCallback waits until the browser is back at the command.
+func (b *tab) waitForCallback() {
 	b.t.Helper()
 	do(b, "come back to the command", chromedp.WaitVisible(`//h1[text()="You can close this window"]`))
 }
 
-// looks makes the window a desktop's or that of a small phone, and sets which colours its owner prefers.
-func (b *tab) looks(phone bool, scheme string) {
+// setDisplay gives the window a desktop's size or a small phone's, and sets the preferred color
+// scheme.
+func (b *tab) setDisplay(phone bool, scheme string) {
 	b.t.Helper()
 	size := chromedp.EmulateViewport(1280, 800)
 	if phone {
 		size = chromedp.EmulateViewport(320, 640, chromedp.EmulatePortrait, chromedp.EmulateMobile, chromedp.EmulateTouch)
 	}
 	do(b, "set the size", size)
-	do(b, "set the colours", chromedp.Func(func(ctx context.Context, target *chromedp.Target) error {
+	do(b, "set the color scheme", chromedp.Func(func(ctx context.Context, target *chromedp.Target) error {
 		_, err := cdp.Call(ctx, target, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
 			Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}},
 		})
@@ -339,27 +348,28 @@ func (b *tab) looks(phone bool, scheme string) {
 	}))
 }
 
-// fits checks that a page need not be scrolled sideways.
-func (b *tab) fits() {
+// checkFits checks that the page does not scroll sideways.
+func (b *tab) checkFits() {
 	b.t.Helper()
-	if over := do(b, "measure the page", chromedp.Evaluate[int](`document.documentElement.scrollWidth - document.documentElement.clientWidth`)); over > 0 {
+	if over := do(b, "measure the page",
+		chromedp.Evaluate[int](`document.documentElement.scrollWidth - document.documentElement.clientWidth`)); over > 0 {
 		b.t.Errorf("the page is %d pixels too wide", over)
 	}
 }
 
-// accessible has axe-core check the page with all of its rules.
-func (b *tab) accessible(axe string) {
+// checkAccessible checks the page with all rules of axe-core.
+func (b *tab) checkAccessible(axe string) {
 	b.t.Helper()
 	do(b, "load axe-core", chromedp.Evaluate[chromedp.Void](axe))
-	// The contrast is among what passes if axe-core could see the page at all.
+	// If axe-core saw the page at all, the contrast is among the rules that pass.
 	found := do(b, "run axe-core", chromedp.Evaluate[struct{ Violations, Passes []string }](`axe.run().then(found => {
 		const ids = rules => rules.map(rule => rule.id)
 		return { violations: ids(found.violations), passes: ids(found.passes) }
 	})`, chromedp.EvalAwaitPromise))
 	if len(found.Violations) > 0 {
-		b.t.Errorf("axe-core finds violations of %q", found.Violations)
+		b.t.Errorf("axe-core reports violations of %q", found.Violations)
 	}
 	if !strings.Contains(strings.Join(found.Passes, " "), "color-contrast") {
-		b.t.Errorf("axe-core has not seen the colours: only %q pass", found.Passes)
+		b.t.Errorf("axe-core did not check the colors: only %q pass", found.Passes)
 	}
 }

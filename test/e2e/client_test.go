@@ -20,7 +20,7 @@ import (
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/vaulttest"
 )
 
-// goClient is an application that uses the package client.
+// goClient is an application that uses package client.
 type goClient struct {
 	*engine
 	*client.Client
@@ -35,8 +35,7 @@ func (e *engine) goClient(vault *api.Client, grant string) goClient {
 	return goClient{e, c}
 }
 
-// do sends a request, and checks the answer's status. It may be called from
-// several goroutines.
+// do sends a request and checks the response's status. It is safe for concurrent use.
 func (c goClient) do(send func(*http.Request) (*http.Response, error), want int, method, path, body string) {
 	req, err := http.NewRequestWithContext(c.t.Context(), method, c.wallet.ResourceServer()+path, strings.NewReader(body))
 	if err != nil {
@@ -55,22 +54,23 @@ func (c goClient) do(send func(*http.Request) (*http.Response, error), want int,
 	}
 }
 
-// createAndList are two requests of a shop.
+// createAndList creates an incoming payment and lists them, as a shop would.
 func (c goClient) createAndList(send func(*http.Request) (*http.Response, error)) {
 	shop := c.wallet.WalletAddress("shop")
-	c.do(send, 201, "POST", "/incoming-payments", fmt.Sprintf(`{ "walletAddress": %q, "metadata": {"note": "caf\u00e9 & <b>"} }`, shop))
+	c.do(send, 201, "POST", "/incoming-payments",
+		fmt.Sprintf(`{ "walletAddress": %q, "metadata": {"note": "caf\u00e9 & <b>"} }`, shop))
 	c.do(send, 200, "GET", "/incoming-payments?wallet-address="+url.QueryEscape(shop), "")
 }
 
-// Payments are created and listed over several lives of a token, and no request is
-// refused: with a lease that is renewed, under the policy that applications are
-// given, and with leases that cannot be renewed.
+// Payments are created and listed over several lifetimes of a token without a failing request: with
+// a lease that is renewed, under the example policy for applications, and with leases that are not
+// renewable.
 func TestGoClient(t *testing.T) {
 	t.Parallel()
-	const lifetime = 8 * time.Second // of which a token is in use for four
-	p := mountEngine(t, vaulttest.Start(t, vaulttest.Options{}), "op", lifetime).policed()
+	const lifetime = 8 * time.Second // a token is in use for 4 s of it
+	p := mountEngine(t, vaulttest.Start(t, vaulttest.Options{}), "op", lifetime).withPolicies()
 	p.ask("fixed", map[string]any{"renewable": false})
-	rotations, grants := p.sent("rotate"), p.sent("grant")
+	rotations, grants := p.countRequests("rotate"), p.countRequests("grant")
 
 	clients := []goClient{p.goClient(p.Client(p.Token("application")), "shop-income"), p.goClient(p.vault, "fixed")}
 	end := time.Now().Add(3*lifetime + lifetime/2)
@@ -88,10 +88,10 @@ func TestGoClient(t *testing.T) {
 	}
 	callers.Wait()
 	if n := rotations(); n < 2*6 || n > 2*12 || grants() != 0 {
-		t.Errorf("%d rotations for two clients in %s, %d grants asked for", n, 3*lifetime+lifetime/2, grants())
+		t.Errorf("%d rotations for two clients in %s, %d grant requests", n, 3*lifetime+lifetime/2, grants())
 	}
 	for name, want := range map[string]string{"shop-income": "renew", "fixed": "read"} {
-		p.expect(p.grant(name), map[string]any{"last_rotation_cause": want})
+		p.checkData(p.grant(name), map[string]any{"last_rotation_cause": want})
 	}
 	for _, c := range clients {
 		if err := c.Close(t.Context()); err != nil {
@@ -101,14 +101,14 @@ func TestGoClient(t *testing.T) {
 	p.eventually("the death of the tokens", func() bool { return p.wallet.LiveTokens() == 0 })
 }
 
-// Closing revokes the lease. The SDK is given a key that nobody knows.
+// Close revokes the lease. The SDK is given a key that no server knows.
 func TestGoClientCloses(t *testing.T) {
 	t.Parallel()
-	p := startPoliced(t)
+	p := startWithPolicies(t)
 	_, anyKey := newKey(t)
 	for name, renewable := range map[string]bool{"renewable": true, "not renewable": false} {
 		t.Run(name, func(t *testing.T) {
-			p := policed{p.in(t)}
+			p := policyEngine{p.in(t)}
 			p.write("grants/shop-income", map[string]any{"renewable": renewable})
 			c := p.goClient(p.Client(p.Token("application")), "shop-income")
 			sdk, err := openpayments.NewAuthenticatedClient(p.wallet.WalletAddress("client"), anyKey, "none",
@@ -116,7 +116,8 @@ func TestGoClientCloses(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := sdk.WalletAddress.Get(t.Context(), openpayments.WalletAddressGetParams{URL: p.wallet.WalletAddress("alice")}); err != nil {
+			if _, err := sdk.WalletAddress.Get(t.Context(),
+				openpayments.WalletAddressGetParams{URL: p.wallet.WalletAddress("alice")}); err != nil {
 				t.Error(err)
 			}
 			c.createAndList(sdk.DoSigned)
@@ -125,29 +126,30 @@ func TestGoClientCloses(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			p.live(token.Value)
-			p.leases(1)
+			p.checkLive(token.Value)
+			p.checkLeaseCount(1)
 
-			// Another reader takes the token away.
+			// Another reader replaces the token.
 			p.read("shop-income")
 			c.createAndList(sdk.DoSigned)
-			p.leases(3)
+			p.checkLeaseCount(3)
 
 			p.wallet.Misbehave(sandbox.Misbehaviour{On: []string{"rotate"}, Status: 500})
 			err = c.Close(t.Context())
 			p.wallet.Misbehave(sandbox.Misbehaviour{})
 			if err == nil {
-				t.Fatal("closed, without a server to revoke the token")
+				t.Fatal("Close succeeds although the server fails")
 			}
-			p.says(err.Error(), "revoke the lease of op/token/shop-income")
+			p.checkSays(err.Error(), "revoke the lease of op/token/shop-income")
 			if strings.Contains(err.Error(), "op/token/shop-income/") {
-				t.Error("the error shows the lease's id")
+				t.Error("the error contains the lease id")
 			}
 			p.eventually("closing", func() bool { return c.Close(t.Context()) == nil })
 			if p.wallet.LiveTokens() != 2 || p.grant("shop-income")["last_rotation_cause"] != "revoke" {
-				t.Errorf("%d live tokens, last rotated by a %v", p.wallet.LiveTokens(), p.grant("shop-income")["last_rotation_cause"])
+				t.Errorf("%d live tokens, last rotation cause %v",
+					p.wallet.LiveTokens(), p.grant("shop-income")["last_rotation_cause"])
 			}
-			p.leases(2)
+			p.checkLeaseCount(2)
 			if err := p.vault.Sys().RevokePrefix("op/token/shop-income"); err != nil {
 				t.Fatal(err)
 			}
@@ -156,15 +158,15 @@ func TestGoClientCloses(t *testing.T) {
 	}
 }
 
-// leases checks how many leases of shop-income there are.
-func (p policed) leases(want int) {
+// checkLeaseCount checks the number of leases of shop-income.
+func (p policyEngine) checkLeaseCount(want int) {
 	p.t.Helper()
 	if n := len(p.leaseIDs()); n != want {
 		p.t.Errorf("%d leases, want %d", n, want)
 	}
 }
 
-func (p policed) leaseIDs() []any {
+func (p policyEngine) leaseIDs() []any {
 	p.t.Helper()
 	secret, err := p.vault.Logical().List("sys/leases/lookup/op/token/shop-income")
 	if err != nil {

@@ -9,27 +9,28 @@ import (
 
 const finishURI = "https://shop.example/back?a=1&b=2&hash=its-own"
 
-// outgoing are rights that their owner has to consent to.
+// outgoing returns rights that need their owner's consent.
 func (e *engine) outgoing() string {
 	return `[{"type":"outgoing-payment","actions":["create","read"],"identifier":"` + e.wallet.WalletAddress("alice") +
-		`","limits":{"debitAmount":{"value":"500","assetCode":"USD","assetScale":2},"interval":"R12/2026-01-01T00:00:00Z/P1M"}}]`
+		`","limits":{"debitAmount":{"value":"500","assetCode":"USD","assetScale":2},` +
+		`"interval":"R12/2026-01-01T00:00:00Z/P1M"}}]`
 }
 
-// askOwner begins an interactive grant on the command line, and answers what its
-// owner opens.
+// askOwner asks for an interactive grant on the command line, and returns the URL that its owner
+// opens.
 func (e *engine) askOwner(name, finish string) (interactURL string) {
 	e.t.Helper()
 	fields := []string{"wallet_address=" + e.wallet.WalletAddress("alice"), "access=" + e.outgoing()}
 	if finish != "" {
 		fields = append(fields, "finish_uri="+finish)
 	}
-	answer := e.answer("write", append([]string{e.at("grants/" + name)}, fields...)...)
-	e.expect(answer.Data, map[string]any{"status": "pending"})
+	answer := e.runJSON("write", append([]string{e.at("grants/" + name)}, fields...)...)
+	e.checkData(answer.Data, map[string]any{"status": "pending"})
 	interactURL, _ = answer.Data["interact_url"].(string)
 	return interactURL
 }
 
-// decide is the owner, and answers where the browser is sent to.
+// decide has the owner accept or decline, and returns the URL to which the browser is redirected.
 func (e *engine) decide(interactURL string, accept bool) string {
 	e.t.Helper()
 	location, err := e.wallet.Consent(interactURL, accept)
@@ -47,35 +48,36 @@ func TestConsent(t *testing.T) {
 		e := e.in(t)
 		redirect := e.decide(e.askOwner("payer", finishURI), true)
 		if !strings.HasPrefix(redirect, finishURI+"&") {
-			t.Fatal("the finish URI's own query is not kept")
+			t.Fatal("the redirect lacks the finish URI's own query")
 		}
-		e.answer("write", e.at("grants/payer/continue"), "redirect="+redirect)
-		e.expect(e.grant("payer"), map[string]any{"status": "active", "interactive": true, "intent_open": false})
-		e.healthy("payer", 2)
+		e.runJSON("write", e.at("grants/payer/continue"), "redirect="+redirect)
+		e.checkData(e.grant("payer"), map[string]any{"status": "active", "interactive": true, "intent_open": false})
+		e.checkHealthy("payer", 2)
 	})
 
 	t.Run("by polling", func(t *testing.T) {
 		e := e.in(t)
 		link := e.askOwner("polled", "")
-		e.expect(e.answer("write", "-f", e.at("grants/polled/continue")).Data, map[string]any{"status": "pending"})
+		e.checkData(e.runJSON("write", "-f", e.at("grants/polled/continue")).Data, map[string]any{"status": "pending"})
 		e.decide(link, true)
-		e.expect(e.answer("write", "-f", e.at("grants/polled/continue")).Data, map[string]any{"status": "active"})
-		e.healthy("polled", 2)
+		e.checkData(e.runJSON("write", "-f", e.at("grants/polled/continue")).Data, map[string]any{"status": "active"})
+		e.checkHealthy("polled", 2)
 	})
 
 	t.Run("declined", func(t *testing.T) {
 		e := e.in(t)
 		redirect := e.decide(e.askOwner("declined", finishURI), false)
-		got := e.gets(400, "POST", "grants/declined/continue", asJSON(t, map[string]any{"redirect": redirect}))
-		e.says(strings.Join(got.errors, "\n"), "declined", "asked again", "op/grants/declined")
-		e.expect(e.grant("declined"), map[string]any{"status": "lost"})
+		got := e.request(400, "POST", "grants/declined/continue", asJSON(t, map[string]any{"redirect": redirect}))
+		e.checkSays(strings.Join(got.errors, "\n"), "declined", "asked again", "op/grants/declined")
+		e.checkData(e.grant("declined"), map[string]any{"status": "lost"})
 	})
 
 	t.Run("expired", func(t *testing.T) {
 		e := e.in(t)
 		e.askOwner("expired", finishURI)
-		got := e.gets(400, "POST", "grants/expired/continue", asJSON(t, map[string]any{"redirect": finishURI + "&result=invalid_interaction&message=x"}))
-		e.says(strings.Join(got.errors, "\n"), "expired", "asked again")
+		got := e.request(400, "POST", "grants/expired/continue",
+			asJSON(t, map[string]any{"redirect": finishURI + "&result=invalid_interaction&message=x"}))
+		e.checkSays(strings.Join(got.errors, "\n"), "expired", "asked again")
 	})
 
 	t.Run("the plugin killed before the continuation", func(t *testing.T) {
@@ -86,30 +88,32 @@ func TestConsent(t *testing.T) {
 			got, err := e.send(t.Context(), "GET", "config", "")
 			return err == nil && got.status == 200
 		})
-		e.answer("write", e.at("grants/killed/continue"), "redirect="+redirect)
-		e.healthy("killed", 2)
+		e.runJSON("write", e.at("grants/killed/continue"), "redirect="+redirect)
+		e.checkHealthy("killed", 2)
 	})
 
-	t.Run("the plugin killed before the server has heard of the continuation", func(t *testing.T) {
+	t.Run("the plugin killed before the continuation reaches the server", func(t *testing.T) {
 		e := e.in(t)
 		redirect := e.decide(e.askOwner("unheard", finishURI), true)
-		e.crashDuring(e.holdUp("continue", false), e.sending(t.Context(), "POST", "grants/unheard/continue", asJSON(t, map[string]any{"redirect": redirect})))
-		e.expect(e.grant("unheard"), map[string]any{"status": "pending", "intent_open": true})
-		e.answer("write", "-f", e.at("grants/unheard/continue")) // the intent holds the reference
-		e.healthy("unheard", 2)
+		e.crashDuring(e.hold("continue", false),
+			e.startRequest(t.Context(), "POST", "grants/unheard/continue", asJSON(t, map[string]any{"redirect": redirect})))
+		e.checkData(e.grant("unheard"), map[string]any{"status": "pending", "intent_open": true})
+		e.runJSON("write", "-f", e.at("grants/unheard/continue")) // the intent holds the reference
+		e.checkHealthy("unheard", 2)
 	})
 
-	t.Run("the plugin killed when only the answer was missing", func(t *testing.T) {
+	t.Run("the plugin killed before the response to the continuation", func(t *testing.T) {
 		e := e.in(t)
 		redirect := e.decide(e.askOwner("lost", finishURI), true)
 		live := e.wallet.LiveTokens()
-		e.crashDuring(e.holdUp("continue", true), e.sending(t.Context(), "POST", "grants/lost/continue", asJSON(t, map[string]any{"redirect": redirect})))
-		got := e.gets(400, "POST", "grants/lost/continue", asJSON(t, map[string]any{"redirect": redirect}))
-		e.says(strings.Join(got.errors, "\n"), "was lost", "asked again")
+		e.crashDuring(e.hold("continue", true),
+			e.startRequest(t.Context(), "POST", "grants/lost/continue", asJSON(t, map[string]any{"redirect": redirect})))
+		got := e.request(400, "POST", "grants/lost/continue", asJSON(t, map[string]any{"redirect": redirect}))
+		e.checkSays(strings.Join(got.errors, "\n"), "was lost", "asked again")
 		if n := e.wallet.LiveTokens(); n != live {
-			t.Errorf("%d tokens live, not %d: what was granted unheard has to be cancelled", n, live)
+			t.Errorf("%d tokens are live, not %d: the grant whose response was lost is not cancelled", n, live)
 		}
 	})
 
-	e.noSecretIn("the server's log", e.Log())
+	e.checkNoSecret("the server's log", e.Log())
 }

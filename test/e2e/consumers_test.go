@@ -20,30 +20,30 @@ import (
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/vaulttest"
 )
 
-// What docs/consumers.md says of programs that use tokens.
+// These tests check what docs/consumers.md says about programs that use tokens.
 
 const (
-	// life is that of the tokens here: their leases last 5 s, and whoever reads or
-	// renews in time has 3 s for it.
+	// life is the lifetime of tokens in these tests. Their leases last 5 s; a consumer that reads
+	// or renews in time has 3 s to do so.
 	life = 8 * time.Second
 
-	// settling is how long a token may be dead before its consumer has the next one. It
-	// takes some 10 ms; a consumer that goes on to the lease's end takes longer than this.
-	settling = 3 * time.Second
+	// maxStale limits how long a token may be dead before its consumer has the next one. That takes
+	// about 10 ms; a consumer that waits for the end of its lease takes longer than maxStale.
+	maxStale = 3 * time.Second
 )
 
-// consumer uses the tokens of a grant all the time.
+// consumer uses the tokens of a grant continuously.
 type consumer struct {
 	*engine
 	name   string
 	client *openpayments.AuthenticatedClient
-	token  func() string // the one to use now
-	again  func()        // reads again what was refused; nil if the next token comes by itself
+	token  func() string // returns the token to use now
+	again  func()        // reads again after a rejection; nil if the next token arrives without that
 
 	used    map[string]bool
 	sent    int // requests
 	refused int
-	longest time.Duration // from the rotation to the next token, where a request was refused
+	longest time.Duration // from a rotation to the next token, if a request was rejected
 }
 
 func (e *engine) consumer(name string, token func() string) *consumer {
@@ -51,10 +51,11 @@ func (e *engine) consumer(name string, token func() string) *consumer {
 	return &consumer{engine: e, name: name, client: e.client(), token: token, used: map[string]bool{}}
 }
 
-// spend sends a request to the resource server and is the status of its answer.
+// spend sends a request to the resource server and returns the status of the response.
 func (c *consumer) spend(token string) int {
 	c.t.Helper()
-	list := c.wallet.ResourceServer() + "/incoming-payments?wallet-address=" + url.QueryEscape(c.wallet.WalletAddress("shop"))
+	list := c.wallet.ResourceServer() + "/incoming-payments?wallet-address=" +
+		url.QueryEscape(c.wallet.WalletAddress("shop"))
 	request, err := http.NewRequestWithContext(c.t.Context(), http.MethodGet, list, nil)
 	if err != nil {
 		c.t.Fatal(err)
@@ -71,14 +72,14 @@ func (c *consumer) spend(token string) int {
 	return response.StatusCode
 }
 
-// use sends one request. It may be refused in one case only: the token has been
-// replaced, and the consumer is about to learn of the next one. A token that has
-// died in any other way, such as of age, fails the test.
-func (c *consumer) use() {
+// useToken sends one request. It may be rejected only if the token has been replaced and the
+// consumer is about to get the next one. A token that is dead for any other reason, such as its
+// age, fails the test.
+func (c *consumer) useToken() {
 	c.t.Helper()
 	token := c.token()
 	if c.wire.askedAt(token).IsZero() {
-		c.t.Fatalf("%s: what it has is no token", c.name)
+		c.t.Fatalf("%s: it has something that is not a token", c.name)
 	}
 	c.used[token] = true
 	c.sent++
@@ -92,42 +93,43 @@ func (c *consumer) use() {
 	}
 	next := c.token()
 	for ; next == token; next = c.token() {
-		if time.Since(refused) > settling {
-			c.t.Fatalf("%s: refused with %d, and no other token after %s", c.name, status, settling)
+		if time.Since(refused) > maxStale {
+			c.t.Fatalf("%s: rejected with %d, and no other token after %s", c.name, status, maxStale)
 		}
 		time.Sleep(time.Millisecond)
 	}
 	asked := c.wire.askedAt(next)
 	if status != http.StatusForbidden || asked.After(refused) {
-		c.t.Fatalf("%s: refused with %d, the token not having been replaced", c.name, status)
+		c.t.Fatalf("%s: rejected with %d although the token has not been replaced", c.name, status)
 	}
 	c.refused, c.longest = c.refused+1, max(c.longest, time.Since(asked))
 	if status := c.spend(next); status != http.StatusOK {
-		c.t.Fatalf("%s: refused with %d once more, with the next token", c.name, status)
+		c.t.Fatalf("%s: rejected with %d again, with the next token", c.name, status)
 	}
 }
 
-// use lets consumers use their tokens, one after the other, all the time.
-func use(consumers []*consumer, lasts time.Duration) {
+// useAll has consumers use their tokens, in turn and continuously, for some time.
+func useAll(consumers []*consumer, lasts time.Duration) {
 	for end := time.Now().Add(lasts); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		for _, c := range consumers {
-			c.use()
+			c.useToken()
 		}
 	}
 }
 
-// report logs how a consumer has fared, and checks that it has used so many tokens.
+// report logs what happened to a consumer, and checks that it has used at least that many tokens.
 func (c *consumer) report(least int) {
 	c.t.Helper()
-	c.t.Logf("%s: %d tokens; %d of %d requests refused, none later than %s after a rotation", c.name, len(c.used), c.refused, c.sent, c.longest)
+	c.t.Logf("%s: %d tokens; %d of %d requests rejected, none later than %s after a rotation",
+		c.name, len(c.used), c.refused, c.sent, c.longest)
 	if len(c.used) < least {
-		c.t.Errorf("%s has used %d tokens only", c.name, len(c.used))
+		c.t.Errorf("%s has used only %d tokens", c.name, len(c.used))
 	}
 }
 
-// file reads a token from a file that a Vault Agent renders; longest becomes the
-// longest time for which the file has held a dead one.
-func (e *engine) file(name string, longest *time.Duration) func() string {
+// renderedFile returns a function that reads a token from a file that a Vault Agent renders.
+// longest becomes the longest time for which the file has held a dead one.
+func (e *engine) renderedFile(name string, longest *time.Duration) func() string {
 	e.t.Helper()
 	e.eventually("the file", func() bool { _, err := os.Stat(name); return err == nil })
 	last := ""
@@ -155,7 +157,7 @@ func (e *engine) file(name string, longest *time.Duration) func() string {
 	}
 }
 
-// watch keeps a lease with Vault's LifetimeWatcher.
+// watch starts a LifetimeWatcher for a lease.
 func (e *engine) watch(lease *api.Secret, behavior api.RenewBehavior) *api.LifetimeWatcher {
 	e.t.Helper()
 	watcher, err := e.vault.NewLifetimeWatcher(&api.LifetimeWatcherInput{Secret: lease, RenewBehavior: behavior})
@@ -167,9 +169,9 @@ func (e *engine) watch(lease *api.Secret, behavior api.RenewBehavior) *api.Lifet
 	return watcher
 }
 
-// follows is a program that reads token/NAME or creds/NAME once and goes on with what
-// renewals answer.
-func (e *engine) follows(path string) func() string {
+// followingRenewals returns the token source of a program that reads token/NAME or creds/NAME once
+// and then uses what renewals return.
+func (e *engine) followingRenewals(path string) func() string {
 	e.t.Helper()
 	lease := e.readLease(path)
 	watcher := e.watch(lease, api.RenewBehaviorErrorOnErrors)
@@ -177,7 +179,7 @@ func (e *engine) follows(path string) func() string {
 		e.t.Helper()
 		select {
 		case renewal := <-watcher.RenewCh():
-			e.succeeds(lease, renewal.Secret)
+			e.checkSuccessor(lease, renewal.Secret)
 			lease = renewal.Secret
 		case err := <-watcher.DoneCh():
 			e.t.Fatalf("the watcher of %s has ended: %v", path, err)
@@ -187,9 +189,10 @@ func (e *engine) follows(path string) func() string {
 	}
 }
 
-// readsAgain is a program that renews nothing: it reads whenever its lease comes to
-// the end, or when it calls again. check is given each two answers.
-func (e *engine) readsAgain(path string, check func(before, after *api.Secret)) (token func() string, again func()) {
+// readingAgain returns the token source of a program that does not renew: it reads whenever its
+// lease is about to end, or when it calls again. check is called with each response and the one
+// before it.
+func (e *engine) readingAgain(path string, check func(before, after *api.Secret)) (token func() string, again func()) {
 	e.t.Helper()
 	lease := e.readLease(path)
 	watcher := e.watch(lease, api.RenewBehaviorIgnoreErrors)
@@ -215,60 +218,63 @@ func (e *engine) readsAgain(path string, check func(before, after *api.Secret)) 
 	}, again
 }
 
-// readsInTime is a program whose grant nobody else reads.
-func (e *engine) readsInTime(grant string) func() string {
+// readingAlone returns the token source of a program whose grant nobody else reads.
+func (e *engine) readingAlone(grant string) func() string {
 	e.t.Helper()
-	token, _ := e.readsAgain("token/"+grant, e.succeeds)
+	token, _ := e.readingAgain("token/"+grant, e.checkSuccessor)
 	return token
 }
 
-// succeeds checks that the second answer's token is the live one and comes right
-// after the first one's, which is dead.
-func (e *engine) succeeds(before, after *api.Secret) {
+// checkSuccessor checks that the second response's token is live and directly follows the first
+// one's, which is dead.
+func (e *engine) checkSuccessor(before, after *api.Secret) {
 	e.t.Helper()
-	e.replaced(before, after)
+	e.checkReplaced(before, after)
 	if was, is := number(e.t, before.Data["generation"]), number(e.t, after.Data["generation"]); is != was+1 {
-		e.t.Errorf("generation %d comes after %d", is, was)
+		e.t.Errorf("generation %d follows %d", is, was)
 	}
 }
 
-// by is the same engine, used through another client.
-func (e *engine) by(client *api.Client) *engine {
+// withClient returns the engine, used through another client.
+func (e *engine) withClient(client *api.Client) *engine {
 	one := *e
 	one.vault = client
 	return &one
 }
 
-// policies are those of applications that use these grants.
-func (e *engine) policies(grants ...string) []string {
+// putPolicies writes the policies of applications that use these grants, and returns the policies'
+// names.
+func (e *engine) putPolicies(grants ...string) []string {
 	e.t.Helper()
 	for _, grant := range grants {
-		e.policy("token/" + grant)
+		e.putPolicy("token/" + grant)
 	}
 	return grants
 }
 
-// policy is that of an application that reads token/NAME or creds/NAME, as examples/
-// has it. It has the same name.
-func (e *engine) policy(path string) (name string) {
+// putPolicy writes the example policy for an application that reads token/NAME or creds/NAME, under
+// the name NAME, which it returns.
+func (e *engine) putPolicy(path string) (name string) {
 	e.t.Helper()
 	name = lastPart(path)
-	text := e.example(filepath.Join("policies", "application.hcl"), "op/token/shop-income", "op/"+path, "op/sign/shop-income", "op/sign/"+name)
+	text := e.exampleFile(filepath.Join("policies", "application.hcl"), "op/token/shop-income", "op/"+path,
+		"op/sign/shop-income", "op/sign/"+name)
 	if err := e.vault.Sys().PutPolicy(name, text); err != nil {
 		e.t.Fatal(err)
 	}
 	return name
 }
 
-// application is the same engine, used with a token that may use token/NAME or
-// creds/NAME and nothing else.
-func (e *engine) application(path string) *engine {
+// asApplication returns the engine, used with a token that may use token/NAME or creds/NAME and
+// nothing else.
+func (e *engine) asApplication(path string) *engine {
 	e.t.Helper()
-	return e.by(e.Client(e.Token(e.policy(path))))
+	return e.withClient(e.Client(e.Token(e.putPolicy(path))))
 }
 
-// example is a file of examples/, with other words in place of some of its own.
-func (e *engine) example(name string, replacements ...string) string {
+// exampleFile returns the contents of a file in examples/, after replacements (old, new, …), each
+// of which must occur.
+func (e *engine) exampleFile(name string, replacements ...string) string {
 	e.t.Helper()
 	text, err := os.ReadFile(filepath.Join("..", "..", "examples", name))
 	if err != nil {
@@ -282,8 +288,9 @@ func (e *engine) example(name string, replacements ...string) string {
 	return strings.NewReplacer(replacements...).Replace(string(text))
 }
 
-// appRole is a folder with what a program logs in with that has these policies.
-func (e *engine) appRole(policies ...string) string {
+// appRoleDir returns a directory with the AppRole credentials of a program that gets these
+// policies.
+func (e *engine) appRoleDir(policies ...string) string {
 	e.t.Helper()
 	mounted, err := e.vault.Sys().ListAuth()
 	if err == nil && mounted["approle/"] == nil {
@@ -313,29 +320,30 @@ func (e *engine) appRole(policies ...string) string {
 	return dir
 }
 
-// agent starts a Vault Agent like that of examples/, which reads token/NAME or
-// creds/NAME, and is the file that it renders.
-func (e *engine) agent(path, more string) (agent *vaulttest.Daemon, file string) {
+// startAgent starts a Vault Agent, configured like the one in examples/, that reads token/NAME or
+// creds/NAME, and returns it and the file that it renders.
+func (e *engine) startAgent(path, more string) (agent *vaulttest.Daemon, file string) {
 	e.t.Helper()
 	file = filepath.Join(e.t.TempDir(), "token")
-	agent = e.Agent(more + e.example("agent.hcl", "https://vault.example:8200", e.Address,
-		"/etc/vault-agent", e.appRole(e.policy(path)), "/run/shop/token", file, "op/token/shop-income", "op/"+path))
+	agent = e.Agent(more + e.exampleFile("agent.hcl", "https://vault.example:8200", e.Address,
+		"/etc/vault-agent", e.appRoleDir(e.putPolicy(path)), "/run/shop/token", file, "op/token/shop-income", "op/"+path))
 	return agent, file
 }
 
-// proxy starts a Vault Proxy like that of examples/ for clients of these grants.
-func (e *engine) proxy(more string, grants ...string) *vaulttest.Daemon {
+// startProxy starts a Vault Proxy, configured like the one in examples/, for clients that use these
+// grants.
+func (e *engine) startProxy(more string, grants ...string) *vaulttest.Daemon {
 	e.t.Helper()
-	dir := e.appRole(e.policies(grants...)...)
+	dir := e.appRoleDir(e.putPolicies(grants...)...)
 	return e.Proxy(func(listen string) string {
-		return more + e.example("proxy.hcl",
+		return more + e.exampleFile("proxy.hcl",
 			"https://vault.example:8200", e.Address, "/etc/vault-proxy", dir, "127.0.0.1:8100", listen)
 	})
 }
 
-// Each kind of consumer, with the settings that it needs, side by side for five
-// lives of a token: not a request is refused but while a consumer is about to learn
-// of its next token.
+// Each kind of consumer runs with the settings that it needs, all at the same time, for five
+// lifetimes of a token. No request is rejected except while a consumer is about to get its next
+// token.
 func TestConsumers(t *testing.T) {
 	t.Parallel()
 	e := mountEngine(t, vaulttest.Start(t, vaulttest.Options{}), "op", life)
@@ -347,91 +355,94 @@ func TestConsumers(t *testing.T) {
 	}
 
 	second := filepath.Join(t.TempDir(), "second")
-	agent, first := e.agent("token/shop-income", `template {
+	agent, first := e.startAgent("token/shop-income", `template {
 	  contents    = "{{ with secret \"op/token/shop-income\" }}{{ .Data.access_token }}{{ end }}"
 	  destination = "`+second+`"
 	}
 	`)
-	proxy := e.proxy("", "proxied-1", "proxied-2", "proxied-3")
-	behind := e.by(proxy.Client())
+	proxy := e.startProxy("", "proxied-1", "proxied-2", "proxied-3")
+	behind := e.withClient(proxy.Client())
 	var stale [2]time.Duration
 	rendered := []*consumer{
-		e.consumer("a file of Vault Agent", e.file(first, &stale[0])),
-		e.consumer("another file of the same Agent", e.file(second, &stale[1])),
+		e.consumer("a file of Vault Agent", e.renderedFile(first, &stale[0])),
+		e.consumer("another file of the same Agent", e.renderedFile(second, &stale[1])),
 	}
 	following := []*consumer{
-		e.consumer("LifetimeWatcher", e.application("token/followed").follows("token/followed")),
-		e.consumer("LifetimeWatcher behind Vault Proxy", behind.follows("token/proxied-3")),
+		e.consumer("LifetimeWatcher", e.asApplication("token/followed").followingRenewals("token/followed")),
+		e.consumer("LifetimeWatcher behind Vault Proxy", behind.followingRenewals("token/proxied-3")),
 	}
 	reading := []*consumer{
-		e.consumer("reads again", e.application("token/read-again").readsInTime("read-again")),
-		e.consumer("reads again behind Vault Proxy", behind.readsInTime("proxied-1")),
-		e.consumer("another behind the same Proxy", behind.readsInTime("proxied-2")),
+		e.consumer("reads again", e.asApplication("token/read-again").readingAlone("read-again")),
+		e.consumer("reads again behind Vault Proxy", behind.readingAlone("proxied-1")),
+		e.consumer("another behind the same Proxy", behind.readingAlone("proxied-2")),
 	}
 	all := append(append(rendered, following...), reading...)
 
-	use(all, 5*life)
+	useAll(all, 5*life)
 
 	for _, c := range all {
 		c.report(5)
 	}
-	// Who reads again is not without a token for a moment.
+	// A consumer that reads again always has a live token.
 	for _, c := range reading {
 		if c.refused > 0 {
-			t.Errorf("%s: %d requests refused", c.name, c.refused)
+			t.Errorf("%s: %d requests rejected", c.name, c.refused)
 		}
 	}
 	for i, c := range rendered {
 		t.Logf("%s: at most %s from the rotation to the next token in the file", c.name, stale[i])
-		if stale[i] > settling {
+		if stale[i] > maxStale {
 			t.Errorf("%s: it held a dead token for %s", c.name, stale[i])
 		}
 	}
-	// Both templates share one read: no token was in one file only. (The loop may have
-	// ended between the two.)
+	// Both templates share one read, so no token was in one file only. (The loop may have ended
+	// between the two.)
 	tokens := maps.Clone(rendered[0].used)
 	maps.Copy(tokens, rendered[1].used)
-	if n := len(rendered[0].used) + len(rendered[1].used); n < 2*len(tokens)-1 || e.generation("shop-income") > int64(len(tokens)+2) {
+	if n := len(rendered[0].used) + len(rendered[1].used); n < 2*len(tokens)-1 ||
+		e.generation("shop-income") > int64(len(tokens)+2) {
 		t.Errorf("the two files held %d tokens, %d in all, of %d generations", n, len(tokens), e.generation("shop-income"))
 	}
 	for name, log := range map[string]string{"the Agent's log": agent.Log(), "the Proxy's log": proxy.Log()} {
-		e.noSecretIn(name, log)
+		e.checkNoSecret(name, log)
 		if strings.Contains(log, "permission denied") {
 			t.Errorf("the example policy lacks something: see %s", name)
 		}
 	}
 }
 
-// Vault Agent renews a renewable lease and does not use the answer: its file holds
-// a dead token for good. renewable=false mends it, in an Agent that is running, too.
+// Vault Agent renews a renewable lease and ignores the response, so its file holds a dead token
+// from then on. renewable=false fixes that, even for a running Agent.
 func TestAgentWithRenewableLease(t *testing.T) {
 	t.Parallel()
 	e := mountEngine(t, vaulttest.Start(t, vaulttest.Options{}), "op", life)
 	e.ask("shop-income", nil)
-	_, name := e.agent("token/shop-income", "")
+	_, name := e.startAgent("token/shop-income", "")
 	var stale time.Duration
-	file := e.file(name, &stale)
+	file := e.renderedFile(name, &stale)
 	c := e.consumer("a file of Vault Agent", file)
 	first := file()
 	for generation := int64(3); generation <= 5; generation++ { // 2 is in the file
 		e.eventually("a renewal", func() bool { return e.generation("shop-income") >= generation })
-		time.Sleep(300 * time.Millisecond) // for a render that does not come
+		time.Sleep(300 * time.Millisecond) // time for a render, which must not happen
 		if file() != first || c.spend(first) != http.StatusForbidden {
-			t.Fatalf("Agent has rendered generation %d of a renewable lease, or the token in its file is good; docs/consumers.md says otherwise", generation)
+			t.Fatalf("Agent rendered generation %d of a renewable lease, or the token in its file is live; "+
+				"docs/consumers.md says otherwise", generation)
 		}
 	}
 
 	before := e.generation("shop-income")
 	e.write("grants/shop-income", map[string]any{"renewable": false})
-	e.eventually("a good token in the file", func() bool { return e.wallet.Live(file()) })
-	// One renewal tells Agent, which reads; another one may have been under way.
+	e.eventually("a live token in the file", func() bool { return e.wallet.Live(file()) })
+	// Agent learns of the setting from a renewal, and reads; another renewal may have been in
+	// progress.
 	if renewals := e.generation("shop-income") - before - 1; renewals > 2 {
 		t.Errorf("Agent has renewed %d times more before it has read again", renewals)
 	}
 
-	// What an application sees of a render, drawn out: the token is refused from the
-	// rotation on, until the file holds the next one.
-	rotation := e.holdUp("rotate", true)
+	// This is what an application sees while Agent renders, in slow motion: the token is rejected
+	// from the rotation until the file holds the next one.
+	rotation := e.hold("rotate", true)
 	rotation.await(t)
 	old := file()
 	if status := c.spend(old); status != http.StatusForbidden {
@@ -444,60 +455,60 @@ func TestAgentWithRenewableLease(t *testing.T) {
 	}
 }
 
-// The cache of Vault Proxy renews renewable leases, which replaces the token, and
-// goes on answering the first one. Leases that are not renewable it does not keep.
+// The cache of Vault Proxy renews renewable leases, which replaces the token, and goes on returning
+// the first one. It does not keep leases that are not renewable.
 func TestProxyWithCache(t *testing.T) {
 	t.Parallel()
 	e := mountEngine(t, vaulttest.Start(t, vaulttest.Options{}), "op", life)
 	e.ask("shop-income", nil)
 	e.ask("followed", nil)
-	proxy := e.proxy("cache {}\n", "shop-income", "followed")
-	one, other := e.by(proxy.Client()), e.by(proxy.Client())
+	proxy := e.startProxy("cache {}\n", "shop-income", "followed")
+	one, other := e.withClient(proxy.Client()), e.withClient(proxy.Client())
 
 	first := e.tokenOf(one.read("shop-income"))
 	for generation := int64(3); generation <= 4; generation++ {
 		e.eventually("a renewal by Proxy", func() bool { return e.generation("shop-income") >= generation })
 		for _, client := range []*engine{one, other} {
 			if e.tokenOf(client.read("shop-income")) != first {
-				t.Fatal("Proxy's cache has another answer; docs/consumers.md says otherwise")
+				t.Fatal("Proxy's cache returns another token; docs/consumers.md says otherwise")
 			}
 		}
-		e.dead(first)
+		e.checkDead(first)
 	}
 
-	// A client's own renewals are answered from the cache as well.
+	// The cache also responds to a client's own renewals.
 	lease := one.read("followed")
 	renewal := one.renew(lease, 0)
 	e.eventually("a renewal by Proxy", func() bool { return !e.wallet.Live(e.tokenOf(renewal)) })
 	if again := e.tokenOf(one.renew(lease, 0)); again != e.tokenOf(renewal) {
-		t.Error("Proxy's cache lets renewals through; docs/consumers.md says otherwise")
+		t.Error("Proxy's cache forwards renewals; docs/consumers.md says otherwise")
 	}
 
 	e.write("grants/shop-income", map[string]any{"renewable": false})
-	e.eventually("a good token from Proxy", func() bool { return e.wallet.Live(e.tokenOf(other.read("shop-income"))) })
-	e.succeeds(one.read("shop-income"), other.read("shop-income"))
+	e.eventually("a live token from Proxy", func() bool { return e.wallet.Live(e.tokenOf(other.read("shop-income"))) })
+	e.checkSuccessor(one.read("shop-income"), other.read("shop-income"))
 }
 
-// Which behaviour to give a LifetimeWatcher.
+// These are the behaviors to choose from for a LifetimeWatcher.
 func TestLifetimeWatcherBehaviour(t *testing.T) {
 	t.Parallel()
 	e := startEngine(t)
 	e.ask("shop-income", nil)
 	e.ask("read-again", map[string]any{"renewable": false})
 
-	// Another reader has got a newer token: the first renewal finds out.
+	// Another reader has got a newer token: the first renewal fails.
 	superseded := e.read("shop-income")
 	e.read("shop-income")
 	patient := e.watch(superseded, api.RenewBehaviorIgnoreErrors)
 	select {
 	case err := <-e.watch(superseded, api.RenewBehaviorErrorOnErrors).DoneCh():
-		e.isRefusal(err, "superseded", "read op/token/shop-income again")
+		e.checkRejection(err, "superseded", "read op/token/shop-income again")
 	case <-time.After(soon):
-		t.Error("a watcher that is to end on errors goes on with a superseded lease")
+		t.Error("a watcher that should end on errors goes on with a superseded lease")
 	}
 	select {
 	case err := <-patient.DoneCh():
-		t.Errorf("a watcher that is to ignore errors has ended: %v", err)
+		t.Errorf("a watcher that should ignore errors has ended: %v", err)
 	case <-time.After(2 * time.Second):
 	}
 
@@ -507,16 +518,16 @@ func TestLifetimeWatcherBehaviour(t *testing.T) {
 			t.Errorf("a lease that is not renewable: %v", err)
 		}
 	case <-time.After(soon):
-		t.Error("a watcher that is to end on errors waits with a lease that is not renewable")
+		t.Error("a watcher that should end on errors waits with a lease that is not renewable")
 	}
 }
 
-// A batch job logs in, reads, pays and leaves nothing behind.
+// A batch job logs in, reads, pays and leaves no lease behind.
 func TestBatchJob(t *testing.T) {
 	t.Parallel()
 	e := startEngine(t)
 	e.ask("shop-income", nil)
-	job := e.application("token/shop-income")
+	job := e.asApplication("token/shop-income")
 	token := e.tokenOf(job.read("shop-income"))
 	if status := e.consumer("a batch job", nil).spend(token); status != http.StatusOK {
 		t.Errorf("status %d", status)
@@ -524,23 +535,23 @@ func TestBatchJob(t *testing.T) {
 	if err := job.vault.Auth().Token().RevokeSelf(""); err != nil {
 		t.Fatal(err)
 	}
-	e.eventually("the token's end", func() bool { return !e.wallet.Live(token) })
-	e.live(e.tokenOf(e.read("shop-income")))
+	e.eventually("the token's death", func() bool { return !e.wallet.Live(token) })
+	e.checkLive(e.tokenOf(e.read("shop-income")))
 }
 
-// The runs of a job overlap: the end of one leaves the others their tokens, with a
-// role or with a shared grant.
+// The runs of a job overlap: the end of one does not affect the tokens of the others, with a role
+// or with a shared grant.
 func TestOverlappingJobs(t *testing.T) {
 	t.Parallel()
 	e := startEngine(t)
-	e.role()
+	e.writeRole()
 	e.ask("shop-income", map[string]any{"shared": true})
 	for path, own := range map[string]bool{"creds/till": true, "token/shop-income": false} {
 		c := e.consumer(path, nil)
 		var runs []*engine
 		var tokens []string
 		for range 3 {
-			run := e.application(path)
+			run := e.asApplication(path)
 			runs, tokens = append(runs, run), append(tokens, e.tokenOf(run.readLease(path)))
 		}
 		for i, run := range runs {

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Package e2e drives the engine on real Vault servers, as its users do: through
-// the CLI, the Go API and plain HTTP.
 package e2e
 
 import (
@@ -19,22 +17,23 @@ import (
 
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/sandbox"
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/vaulttest"
-	_ "github.com/vault-open-payments/vault-plugin-secrets-open-payments/plugin" // built by vaulttest: without this, go test would answer from its cache when it has changed
+	// Built by vaulttest: without this import, go test would use a cached result after it has
+	// changed.
+	_ "github.com/vault-open-payments/vault-plugin-secrets-open-payments/plugin"
 )
 
 const (
 	keyID = "key-1"
 
-	// access are rights that need no consent.
+	// access is a list of rights that need no consent.
 	access = `[{"type":"incoming-payment","actions":["create","read","list"]}]`
 
-	// soon is how long something may take that has to happen by itself. Nothing
-	// takes nearly as long.
+	// soon is the time limit for anything that a test waits for. Nothing takes nearly as long.
 	soon = 20 * time.Second
 )
 
-// engine is the secrets engine, mounted on a Vault server and configured as the
-// client of a sandbox of its own.
+// engine is the secrets engine, mounted on a Vault server and configured as the client of a sandbox
+// of its own.
 type engine struct {
 	*vaulttest.Server
 	t      *testing.T
@@ -45,15 +44,15 @@ type engine struct {
 	vault  *api.Client // with the root token
 }
 
-// startEngine mounts the engine at op/ of a server of its own.
+// startEngine starts a server and mounts the engine at op/.
 func startEngine(t *testing.T) *engine {
 	t.Helper()
 	return mountEngine(t, vaulttest.Start(t, vaulttest.Options{}), "op", 0)
 }
 
-// mountEngine mounts the engine on a server, which ends before the sandbox does:
-// leases that end meanwhile need it. So t must be the test that the server was
-// started for. tokenLifetime is that of the sandbox's tokens, 10 minutes if zero.
+// mountEngine mounts the engine on a server. It stops the server before the sandbox, which
+// revocations may need until then; so t must be the test that the server was started for.
+// tokenLifetime is that of the sandbox's tokens, 10 minutes if zero.
 func mountEngine(t *testing.T, server *vaulttest.Server, mount string, tokenLifetime time.Duration) *engine {
 	t.Helper()
 	e := &engine{Server: server, t: t, mount: mount, wire: &wire{}, vault: server.Client(server.RootToken)}
@@ -87,14 +86,14 @@ func newKey(t *testing.T) (public ed25519.PublicKey, private string) {
 	return public, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 }
 
-// in is the same engine for a subtest.
+// in returns the engine for use in a subtest.
 func (e *engine) in(t *testing.T) *engine {
 	sub := *e
 	sub.t = t
 	return &sub
 }
 
-// through is the same engine, asked through another server of its cluster.
+// through returns the engine, reached through another server of its cluster.
 func (e *engine) through(server *vaulttest.Server) *engine {
 	e.t.Helper()
 	other := *e
@@ -102,7 +101,7 @@ func (e *engine) through(server *vaulttest.Server) *engine {
 	return &other
 }
 
-// at is a path of the mount.
+// at returns the full path of a path of the mount.
 func (e *engine) at(path string) string { return e.mount + "/" + path }
 
 func (e *engine) config() map[string]any {
@@ -118,7 +117,7 @@ func (e *engine) write(path string, data map[string]any) *api.Secret {
 	return secret
 }
 
-// ask asks for a grant that needs no consent; more are further fields.
+// ask asks for a grant that needs no consent. more holds further fields.
 func (e *engine) ask(name string, more map[string]any) {
 	e.t.Helper()
 	fields := map[string]any{"wallet_address": e.wallet.WalletAddress("shop"), "access": access}
@@ -128,8 +127,8 @@ func (e *engine) ask(name string, more map[string]any) {
 	e.write("grants/"+name, fields)
 }
 
-// obtain gets a grant without Vault's help, as the fields that import it. To the
-// engine that is an interactive one, for which nobody but its owner can ask again.
+// obtain gets a grant without Vault, and returns the fields to import it with. The engine takes an
+// imported grant for an interactive one, for which its owner would have to consent again.
 func (e *engine) obtain() map[string]any {
 	e.t.Helper()
 	var body as.GrantRequest
@@ -137,7 +136,8 @@ func (e *engine) obtain() map[string]any {
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	grant, err := e.client().Grant.Request(e.t.Context(), openpayments.GrantRequestParams{URL: e.wallet.AuthServer(), RequestBody: body})
+	grant, err := e.client().Grant.Request(e.t.Context(),
+		openpayments.GrantRequestParams{URL: e.wallet.AuthServer(), RequestBody: body})
 	if err != nil {
 		e.t.Fatal(err)
 	}
@@ -150,15 +150,15 @@ func (e *engine) obtain() map[string]any {
 	}
 }
 
-// imported obtains grants and imports them.
-func (e *engine) imported(names ...string) {
+// importGrants obtains grants and imports them.
+func (e *engine) importGrants(names ...string) {
 	e.t.Helper()
 	for _, name := range names {
 		e.write("grants/"+name, e.obtain())
 	}
 }
 
-// client is who the engine acts as, acting on its own.
+// client returns an SDK client with the engine's identity and key.
 func (e *engine) client() *openpayments.AuthenticatedClient {
 	e.t.Helper()
 	client, err := openpayments.NewAuthenticatedClient(e.wallet.WalletAddress("client"), e.key, keyID)
@@ -168,13 +168,13 @@ func (e *engine) client() *openpayments.AuthenticatedClient {
 	return client
 }
 
-// read gets a grant's token as a lease.
+// read reads a grant's token as a lease.
 func (e *engine) read(name string) *api.Secret {
 	e.t.Helper()
 	return e.readLease("token/" + name)
 }
 
-// readLease gets a token as a lease from token/NAME or creds/NAME.
+// readLease reads a token as a lease from token/NAME or creds/NAME.
 func (e *engine) readLease(path string) *api.Secret {
 	e.t.Helper()
 	secret, err := e.vault.Logical().Read(e.at(path))
@@ -193,7 +193,7 @@ func (e *engine) renew(lease *api.Secret, increment int) *api.Secret {
 	return secret
 }
 
-// grant is what a read of the stored grant tells.
+// grant returns what a read of the stored grant returns.
 func (e *engine) grant(name string) map[string]any {
 	e.t.Helper()
 	secret, err := e.vault.Logical().Read(e.at("grants/" + name))
@@ -224,58 +224,58 @@ func number(t *testing.T, value any) int64 {
 	return n
 }
 
-// tokenOf is the token of an answer, which a message never shows.
+// tokenOf returns the token in a response. No message shows it.
 func (e *engine) tokenOf(secret *api.Secret) string {
 	e.t.Helper()
 	if secret == nil {
-		e.t.Fatal("the answer is empty")
+		e.t.Fatal("the response is empty")
 	}
 	token, ok := secret.Data["access_token"].(string)
 	if !ok || token == "" {
-		e.t.Fatal("the answer holds no access token")
+		e.t.Fatal("the response contains no access token")
 	}
 	return token
 }
 
-// replaced checks that the second answer's token lives and the first one's does not.
-func (e *engine) replaced(before, after *api.Secret) {
+// checkReplaced checks that the second response's token is live and the first one's is dead.
+func (e *engine) checkReplaced(before, after *api.Secret) {
 	e.t.Helper()
-	e.dead(e.tokenOf(before))
-	e.live(e.tokenOf(after))
+	e.checkDead(e.tokenOf(before))
+	e.checkLive(e.tokenOf(after))
 }
 
-func (e *engine) live(token string) {
+func (e *engine) checkLive(token string) {
 	e.t.Helper()
 	if !e.wallet.Live(token) {
 		e.t.Error("the token is dead at the sandbox and should be live")
 	}
 }
 
-func (e *engine) dead(token string) {
+func (e *engine) checkDead(token string) {
 	e.t.Helper()
 	if e.wallet.Live(token) {
 		e.t.Error("the token is live at the sandbox and should be dead")
 	}
 }
 
-// eventually waits for what happens by itself.
+// eventually waits until something has happened.
 func (e *engine) eventually(what string, happened func() bool) {
 	e.t.Helper()
 	e.within(soon, what, happened)
 }
 
-// within waits for what takes longer.
+// within waits until something has happened that may take longer.
 func (e *engine) within(limit time.Duration, what string, happened func() bool) {
 	e.t.Helper()
 	for deadline := time.Now().Add(limit); !happened(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			e.t.Fatalf("%s: not after %s", what, limit)
+			e.t.Fatalf("%s: not within %s", what, limit)
 		}
 	}
 }
 
-// sent counts what is sent to the sandbox from now on.
-func (e *engine) sent(operations ...string) func() int {
+// countRequests returns a function that counts the requests to the sandbox from now on.
+func (e *engine) countRequests(operations ...string) func() int {
 	count := func() (n int) {
 		for _, operation := range operations {
 			n += e.wallet.Count(operation)
@@ -286,13 +286,13 @@ func (e *engine) sent(operations ...string) func() int {
 	return func() int { return count() - before }
 }
 
-// says checks that an error has all of the words, and no secret.
-func (e *engine) says(text string, words ...string) {
+// checkSays checks that an error message contains all the words, and no secret.
+func (e *engine) checkSays(text string, words ...string) {
 	e.t.Helper()
 	for _, word := range words {
 		if !strings.Contains(text, word) {
 			e.t.Errorf("%q does not say %q", text, word)
 		}
 	}
-	e.noSecretIn("an error", text)
+	e.checkNoSecret("an error", text)
 }

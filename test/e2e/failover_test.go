@@ -12,7 +12,7 @@ import (
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/vaulttest"
 )
 
-// leader is the server of a cluster that the others follow; nil while there is none.
+// leader returns the leader among the servers; nil while there is none.
 func (e *engine) leader(cluster []*vaulttest.Server) *vaulttest.Server {
 	e.t.Helper()
 	for _, server := range cluster {
@@ -23,10 +23,10 @@ func (e *engine) leader(cluster []*vaulttest.Server) *vaulttest.Server {
 	return nil
 }
 
-// succession waits until one of the servers leads.
-func (e *engine) succession(limit time.Duration, servers []*vaulttest.Server) {
+// waitForLeader waits until one of the servers is the leader.
+func (e *engine) waitForLeader(limit time.Duration, servers []*vaulttest.Server) {
 	e.t.Helper()
-	e.within(limit, "another leader", func() bool { return e.leader(servers) != nil })
+	e.within(limit, "a new leader", func() bool { return e.leader(servers) != nil })
 }
 
 func without(cluster []*vaulttest.Server, one *vaulttest.Server) []*vaulttest.Server {
@@ -40,8 +40,8 @@ func (e *engine) stepDown(leader *vaulttest.Server) {
 	}
 }
 
-// A leader gives its place away only when the rotations that it has begun are done
-// and stored, however long the authorization server takes.
+// A leader steps down only once the rotations that it has started are done and stored, however long
+// the authorization server takes.
 func TestFailover(t *testing.T) {
 	t.Parallel()
 	cluster := vaulttest.StartCluster(t, 3)
@@ -53,27 +53,27 @@ func TestFailover(t *testing.T) {
 		for range 2 {
 			leader := e.leader(cluster)
 			e.stepDown(leader)
-			e.succession(soon, without(cluster, leader))
-			l.more()
+			e.waitForLeader(soon, without(cluster, leader))
+			l.waitForMore()
 		}
 		leader := e.leader(cluster)
 		if err := leader.Client(leader.RootToken).Sys().Seal(); err != nil {
 			t.Fatal(err)
 		}
-		e.succession(time.Minute, without(cluster, leader))
-		l.more()
+		e.waitForLeader(time.Minute, without(cluster, leader))
+		l.waitForMore()
 		leader.Unseal()
-		l.more()
-		l.end()
+		l.waitForMore()
+		l.finish()
 	})
 
 	for _, row := range []struct {
 		name    string
-		done    bool // the sandbox has rotated, and only its answer is missing
-		standby bool // the caller reads through another server
+		done    bool // the sandbox has rotated, and its response is held
+		standby bool // the caller reads through a standby
 		hangsUp bool // the caller does not wait
-		forever bool // the sandbox never answers
-		status  int  // that the caller gets
+		forever bool // the sandbox never responds
+		status  int  // of the caller's response
 	}{
 		{name: "before rotating", status: 200},
 		{name: "after rotating", done: true, status: 200},
@@ -86,26 +86,26 @@ func TestFailover(t *testing.T) {
 			leader := e.leader(cluster)
 			others := without(cluster, leader)
 			name := strings.ReplaceAll(row.name, " ", "-")
-			e.imported(name)
+			e.importGrants(name)
 			before := e.generation(name)
 
 			reader := e.through(leader)
 			if row.standby {
 				reader = e.through(others[0])
 			}
-			rotation := e.holdUp("rotate", row.done)
+			rotation := e.hold("rotate", row.done)
 			ctx, hangUp := context.WithCancel(t.Context())
 			defer hangUp()
-			results := reader.reading(ctx, name)
+			results := reader.startRead(ctx, name)
 			rotation.await(t)
 			if row.hangsUp {
 				hangUp()
-				e.answered(results)
+				e.awaitResult(results)
 			}
 			e.stepDown(leader)
-			time.Sleep(2 * time.Second) // Without the rotation it would take a fraction of that.
+			time.Sleep(2 * time.Second) // without the rotation, a step-down takes a fraction of that
 			if e.leader(others) != nil {
-				t.Fatal("the step-down has not waited")
+				t.Fatal("the step-down did not wait")
 			}
 			if !row.forever {
 				rotation.release()
@@ -116,17 +116,17 @@ func TestFailover(t *testing.T) {
 					t.Errorf("the read during the step-down: %d %s, %v", got.status, got.errors, got.err)
 				}
 			}
-			e.succession(time.Minute, others)
+			e.waitForLeader(time.Minute, others)
 			e = e.through(e.leader(others))
 			after := before + 1
 			if row.forever {
 				after = before
 			}
-			e.expect(e.grant(name), map[string]any{"generation": after, "intent_open": row.forever})
-			e.healthy(name, after+1)
+			e.checkData(e.grant(name), map[string]any{"generation": after, "intent_open": row.forever})
+			e.checkHealthy(name, after+1)
 		})
 	}
 	for _, server := range cluster {
-		e.noSecretIn("the server's log", server.Log())
+		e.checkNoSecret("the server's log", server.Log())
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/vaulttest"
 )
 
-// Vault's own ticks, one a minute, keep a grant alive that nobody uses.
+// Vault's periodic ticks, one a minute, keep an unused grant alive.
 func TestKeepAlive(t *testing.T) {
 	t.Parallel()
 	e := mountEngine(t, vaulttest.Start(t, vaulttest.Options{}), "op", 8*time.Second)
@@ -22,11 +22,11 @@ func TestKeepAlive(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 	}
-	if age := time.Since(begun); age < time.Minute-2*time.Second { // it is a little older than that
+	if age := time.Since(begun); age < time.Minute-2*time.Second { // the grant is slightly older
 		t.Errorf("rotated after %s", age)
 	}
-	e.expect(e.grant("idle"), map[string]any{"status": "active", "intent_open": false, "keepalive": 60})
-	e.expect(e.grant("left-alone"), map[string]any{"generation": 1, "keepalive": 0})
-	e.live(e.tokenOf(e.read("idle")))
-	e.live(e.tokenOf(e.read("left-alone")))
+	e.checkData(e.grant("idle"), map[string]any{"status": "active", "intent_open": false, "keepalive": 60})
+	e.checkData(e.grant("left-alone"), map[string]any{"generation": 1, "keepalive": 0})
+	e.checkLive(e.tokenOf(e.read("idle")))
+	e.checkLive(e.tokenOf(e.read("left-alone")))
 }

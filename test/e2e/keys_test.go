@@ -14,20 +14,20 @@ import (
 	"testing"
 )
 
-// publish puts the public_key of an answer into the key set of the client's wallet.
+// publish puts the public_key of a response into the key set of the client's wallet.
 func (e *engine) publish(publicKey any) {
 	e.t.Helper()
 	jwk, _ := publicKey.(map[string]any)
 	x, _ := jwk["x"].(string)
 	key, err := base64.RawURLEncoding.DecodeString(x)
 	if err != nil || len(key) != ed25519.PublicKeySize {
-		e.t.Fatalf("no public key in the answer: %v", err)
+		e.t.Fatalf("no public key in the response: %v", err)
 	}
 	kid, _ := jwk["kid"].(string)
 	e.wallet.PublishKey(kid, ed25519.PublicKey(key))
 }
 
-// publicKeys gets jwks.json as a wallet does: without a token.
+// publicKeys reads jwks.json as a wallet would, without a token, and returns the key ids.
 func (e *engine) publicKeys() (ids []string) {
 	e.t.Helper()
 	request, err := http.NewRequestWithContext(e.t.Context(), http.MethodGet, e.Address+"/v1/"+e.at("jwks.json"), nil)
@@ -43,12 +43,14 @@ func (e *engine) publicKeys() (ids []string) {
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	if response.StatusCode != http.StatusOK || response.Header.Get("Content-Type") != "application/json" || response.Header.Get("Cache-Control") != "public, max-age=60" {
-		e.t.Errorf("status %d, content type %q, cache %q", response.StatusCode, response.Header.Get("Content-Type"), response.Header.Get("Cache-Control"))
+	if response.StatusCode != http.StatusOK || response.Header.Get("Content-Type") != "application/json" ||
+		response.Header.Get("Cache-Control") != "public, max-age=60" {
+		e.t.Errorf("status %d, content type %q, cache %q", response.StatusCode, response.Header.Get("Content-Type"),
+			response.Header.Get("Cache-Control"))
 	}
 	var set map[string][]map[string]string
 	if err := json.Unmarshal(body, &set); err != nil || len(set) != 1 {
-		e.t.Fatalf("not a JWK Set and nothing else: %v", err)
+		e.t.Fatalf("not just a JWK Set: %v", err)
 	}
 	for _, key := range set["keys"] {
 		ids = append(ids, key["kid"])
@@ -56,7 +58,7 @@ func (e *engine) publicKeys() (ids []string) {
 	return ids
 }
 
-// Vault makes the key, and replaces it while tokens are read.
+// Vault generates keys, and replaces them while tokens are read.
 func TestKeysUnderLoad(t *testing.T) {
 	t.Parallel()
 	e := startEngine(t)
@@ -96,25 +98,25 @@ func TestKeysUnderLoad(t *testing.T) {
 	for range 3 {
 		more()
 		made := e.write("keys/rotate", nil)
-		e.expect(made.Data, map[string]any{"state": "pending"})
+		e.checkData(made.Data, map[string]any{"state": "pending"})
 		more()
 		e.publish(made.Data["public_key"])
-		e.expect(e.write("keys/rotate", nil).Data, map[string]any{"state": "active", "key_id": made.Data["key_id"]})
+		e.checkData(e.write("keys/rotate", nil).Data, map[string]any{"state": "active", "key_id": made.Data["key_id"]})
 		want = append(want, made.Data["key_id"].(string))
 	}
 	more()
 	stop()
 	readers.Wait()
 	for text, n := range failures {
-		t.Errorf("%d reads have failed: %s", n, text)
+		t.Errorf("%d reads failed: %s", n, text)
 	}
 	if got := e.publicKeys(); len(got) != len(want) || got[0] != want[len(want)-1] {
 		t.Errorf("jwks.json holds %v; the keys were %v", got, want)
 	}
-	e.noSecretIn("the server's log", e.Log())
+	e.checkNoSecret("the server's log", e.Log())
 }
 
-// A client whose key nobody but Vault has ever had.
+// A client whose private key has never been outside Vault.
 func TestKeyMadeByVault(t *testing.T) {
 	t.Parallel()
 	e := startEngine(t)
@@ -127,17 +129,18 @@ func TestKeyMadeByVault(t *testing.T) {
 	}
 	made := e.write("config", map[string]any{"wallet_address": e.wallet.WalletAddress("client")})
 	if len(made.Warnings) == 0 {
-		t.Error("nothing says that the key has to be published")
+		t.Error("no warning says that the key has to be published")
 	}
 	e.publish(made.Data["public_key"])
 	e.ask("shop-income", nil)
-	e.live(e.tokenOf(e.read("shop-income")))
+	e.checkLive(e.tokenOf(e.read("shop-income")))
 	if got := e.publicKeys(); len(got) != 1 || got[0] != made.Data["key_id"] {
 		t.Errorf("jwks.json holds %v", got)
 	}
 	for _, path := range []string{"keys", "config"} {
-		if text := e.run("read", "-format=json", e.at(path)); strings.Contains(text, "PRIVATE") || strings.Contains(text, `"d"`) {
-			t.Errorf("%s shows a private key", path)
+		if text := e.run("read", "-format=json", e.at(path)); strings.Contains(text, "PRIVATE") ||
+			strings.Contains(text, `"d"`) {
+			t.Errorf("%s contains a private key", path)
 		}
 	}
 }

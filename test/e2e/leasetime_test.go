@@ -18,17 +18,17 @@ const tenHours = 10 * 60 * 60 // in seconds
 
 var halfMinute = "30s"
 
-// ends is when Vault itself says that a lease was issued and that it will end.
-func (e *engine) ends(lease *api.Secret) (issued, end time.Time) {
+// leaseTimes returns when, according to Vault, a lease was issued and when it ends.
+func (e *engine) leaseTimes(lease *api.Secret) (issued, end time.Time) {
 	e.t.Helper()
 	found, err := e.vault.Sys().Lookup(lease.LeaseID)
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	return e.timeOf(found, "issue_time"), e.timeOf(found, "expire_time")
+	return e.timeIn(found, "issue_time"), e.timeIn(found, "expire_time")
 }
 
-func (e *engine) timeOf(secret *api.Secret, member string) time.Time {
+func (e *engine) timeIn(secret *api.Secret, member string) time.Time {
 	e.t.Helper()
 	text, _ := secret.Data[member].(string)
 	at, err := time.Parse(time.RFC3339Nano, text)
@@ -38,40 +38,40 @@ func (e *engine) timeOf(secret *api.Secret, member string) time.Time {
 	return at
 }
 
-// lasts checks the length of a lease that was just answered, in seconds.
-func (e *engine) lasts(what string, lease *api.Secret, least, most int) {
+// checkTTL checks the duration of a lease, in seconds.
+func (e *engine) checkTTL(what string, lease *api.Secret, least, most int) {
 	e.t.Helper()
 	if lease.LeaseDuration < least || lease.LeaseDuration > most {
 		e.t.Errorf("%s: the lease lasts %d s, not %d to %d", what, lease.LeaseDuration, least, most)
 	}
 }
 
-// beforeItsToken checks that Vault ends the lease while its token lives.
-func (e *engine) beforeItsToken(what string, lease *api.Secret) {
+// checkEndsBeforeToken checks that the lease ends, according to Vault, before its token expires.
+func (e *engine) checkEndsBeforeToken(what string, lease *api.Secret) {
 	e.t.Helper()
-	_, end := e.ends(lease)
-	if dies := e.timeOf(lease, "expires_at"); end.After(dies) {
+	_, end := e.leaseTimes(lease)
+	if dies := e.timeIn(lease, "expires_at"); end.After(dies) {
 		e.t.Errorf("%s: the lease outlives its token by %s", what, end.Sub(dies))
 	}
 }
 
-// refused checks that a renewal is a 400 which says why.
-func (e *engine) refused(lease *api.Secret, words ...string) {
+// checkRenewalRejected checks that renewing a lease returns a 400 that says why.
+func (e *engine) checkRenewalRejected(lease *api.Secret, words ...string) {
 	e.t.Helper()
 	_, err := e.vault.Sys().Renew(lease.LeaseID, 0)
-	e.isRefusal(err, words...)
+	e.checkRejection(err, words...)
 }
 
-func (e *engine) isRefusal(err error, words ...string) {
+func (e *engine) checkRejection(err error, words ...string) {
 	e.t.Helper()
 	var refusal *api.ResponseError
 	if !errors.As(err, &refusal) {
-		e.t.Fatalf("the renewal is not refused: %v", err)
+		e.t.Fatalf("the renewal is not rejected: %v", err)
 	}
 	if refusal.StatusCode != http.StatusBadRequest {
-		e.t.Errorf("the renewal answers %d", refusal.StatusCode)
+		e.t.Errorf("the renewal returns %d", refusal.StatusCode)
 	}
-	e.says(strings.Join(refusal.Errors, "\n"), words...)
+	e.checkSays(strings.Join(refusal.Errors, "\n"), words...)
 }
 
 func TestLeaseTimes(t *testing.T) {
@@ -85,29 +85,29 @@ func TestLeaseTimes(t *testing.T) {
 		e := mounted(t, "long", 600*time.Second)
 		e.ask("shop-income", nil)
 		lease := e.read("shop-income")
-		e.lasts("read", lease, 590, 595)
-		e.beforeItsToken("read", lease)
+		e.checkTTL("read", lease, 590, 595)
+		e.checkEndsBeforeToken("read", lease)
 	})
 
 	t.Run("increments", func(t *testing.T) {
 		e := mounted(t, "short", 60*time.Second)
 		e.ask("shop-income", nil)
 		lease := e.read("shop-income")
-		e.lasts("read", lease, 50, 55)
+		e.checkTTL("read", lease, 50, 55)
 		for range 3 {
-			lease = e.answer("lease renew", "-increment=10h", lease.LeaseID)
-			e.lasts("renewal on the command line", lease, 50, 55)
-			e.beforeItsToken("renewal on the command line", lease)
+			lease = e.runJSON("lease renew", "-increment=10h", lease.LeaseID)
+			e.checkTTL("renewal on the command line", lease, 50, 55)
+			e.checkEndsBeforeToken("renewal on the command line", lease)
 			lease = e.renew(lease, tenHours)
-			e.lasts("renewal", lease, 50, 55)
-			e.beforeItsToken("renewal", lease)
+			e.checkTTL("renewal", lease, 50, 55)
+			e.checkEndsBeforeToken("renewal", lease)
 		}
 		lease = e.renew(lease, 5)
-		e.lasts("a small increment", lease, 5, 5)
-		e.beforeItsToken("a small increment", lease)
+		e.checkTTL("a small increment", lease, 5, 5)
+		e.checkEndsBeforeToken("a small increment", lease)
 	})
 
-	// Renewals included, a lease ends that long after it was issued.
+	// However often it is renewed, a lease ends that long after it was issued.
 	for name, limit := range map[string]func(t *testing.T, e *engine){
 		"the mount's limit": func(t *testing.T, e *engine) {
 			if err := e.vault.Sys().TuneMountAllowNil(e.mount, api.TuneMountConfigInput{MaxLeaseTTL: &halfMinute}); err != nil {
@@ -123,11 +123,11 @@ func TestLeaseTimes(t *testing.T) {
 			e.ask("shop-income", nil)
 			limit(t, e)
 			lease := e.read("shop-income")
-			e.lasts("read", lease, 25, 30)
+			e.checkTTL("read", lease, 25, 30)
 			for range 3 {
 				lease = e.renew(lease, tenHours)
-				e.lasts("renewal", lease, 20, 30)
-				if issued, end := e.ends(lease); end.Sub(issued) > 30*time.Second {
+				e.checkTTL("renewal", lease, 20, 30)
+				if issued, end := e.leaseTimes(lease); end.Sub(issued) > 30*time.Second {
 					t.Errorf("the lease ends %s after it was issued", end.Sub(issued))
 				}
 			}
@@ -138,39 +138,39 @@ func TestLeaseTimes(t *testing.T) {
 		e := mounted(t, "end", 0)
 		e.ask("shop-income", map[string]any{"max_ttl": "3s"})
 		lease := e.read("shop-income")
-		e.lasts("read", lease, 2, 3)
-		e.nearlyOver(lease)
-		rotations := e.sent("rotate")
-		e.refused(lease, "max_ttl", "read end/token/shop-income again")
-		e.live(e.tokenOf(lease))
+		e.checkTTL("read", lease, 2, 3)
+		e.waitUntilNearlyOver(lease)
+		rotations := e.countRequests("rotate")
+		e.checkRenewalRejected(lease, "max_ttl", "read end/token/shop-income again")
+		e.checkLive(e.tokenOf(lease))
 		if n := rotations(); n != 0 {
-			t.Errorf("%d rotations for a renewal that was refused", n)
+			t.Errorf("%d rotations for a rejected renewal", n)
 		}
 	})
 
-	// Nobody can know beforehand how long a rotation takes.
+	// How long a rotation takes cannot be known in advance.
 	t.Run("the end of max_ttl during a renewal", func(t *testing.T) {
 		e := mounted(t, "late", 0)
 		e.ask("shop-income", map[string]any{"max_ttl": "3s"})
 		lease := e.read("shop-income")
-		rotation := e.holdUp("rotate", false)
+		rotation := e.hold("rotate", false)
 		refusal := make(chan error, 1)
 		go func() {
 			_, err := e.vault.Sys().Renew(lease.LeaseID, 0)
 			refusal <- err
 		}()
 		rotation.await(t)
-		e.nearlyOver(lease)
+		e.waitUntilNearlyOver(lease)
 		rotation.release()
-		e.isRefusal(<-refusal, "max_ttl", "read late/token/shop-income again")
-		e.live(e.tokenOf(e.read("shop-income")))
+		e.checkRejection(<-refusal, "max_ttl", "read late/token/shop-income again")
+		e.checkLive(e.tokenOf(e.read("shop-income")))
 	})
 }
 
-// nearlyOver waits until a lease has less than a second left.
-func (e *engine) nearlyOver(lease *api.Secret) {
+// waitUntilNearlyOver waits until a lease has less than a second left.
+func (e *engine) waitUntilNearlyOver(lease *api.Secret) {
 	e.t.Helper()
-	_, end := e.ends(lease)
+	_, end := e.leaseTimes(lease)
 	e.eventually("the end of the lease", func() bool { return time.Until(end) < 900*time.Millisecond })
 }
 
@@ -182,13 +182,13 @@ func TestLeasesThatCannotBeRenewed(t *testing.T) {
 	t.Run("superseded", func(t *testing.T) {
 		e := e.in(t)
 		old, newest := e.read("shop-income"), e.read("shop-income")
-		rotations := e.sent("rotate")
-		e.refused(old, "superseded", "read op/token/shop-income again")
-		e.live(e.tokenOf(newest))
+		rotations := e.countRequests("rotate")
+		e.checkRenewalRejected(old, "superseded", "read op/token/shop-income again")
+		e.checkLive(e.tokenOf(newest))
 		if err := e.vault.Sys().RevokeWithOptions(&api.RevokeOptions{LeaseID: old.LeaseID, Sync: true}); err != nil {
 			t.Errorf("revoke a superseded lease: %v", err)
 		}
-		e.live(e.tokenOf(newest))
+		e.checkLive(e.tokenOf(newest))
 		if n := rotations(); n != 0 {
 			t.Errorf("%d rotations", n)
 		}
@@ -201,8 +201,8 @@ func TestLeasesThatCannotBeRenewed(t *testing.T) {
 		if lease.Renewable {
 			t.Error("the lease is renewable")
 		}
-		e.refused(lease, "not renewable")
-		e.live(e.tokenOf(lease))
+		e.checkRenewalRejected(lease, "not renewable")
+		e.checkLive(e.tokenOf(lease))
 	})
 
 	for name, again := range map[string]bool{"deleted": false, "deleted and made again": true} {
@@ -215,15 +215,15 @@ func TestLeasesThatCannotBeRenewed(t *testing.T) {
 			}
 			if again {
 				e.ask("passing", nil)
-				e.write("rotate/passing", nil) // The old lease's generation, once more.
+				e.write("rotate/passing", nil) // reaches the old lease's generation again
 			}
 			live := e.wallet.LiveTokens()
-			e.refused(lease, "passing", "deleted")
+			e.checkRenewalRejected(lease, "passing", "deleted")
 			if err := e.vault.Sys().RevokeWithOptions(&api.RevokeOptions{LeaseID: lease.LeaseID, Sync: true}); err != nil {
 				t.Errorf("revoke: %v", err)
 			}
 			if now := e.wallet.LiveTokens(); now != live {
-				t.Errorf("%d tokens live at the sandbox, not %d as before", now, live)
+				t.Errorf("%d tokens are live at the sandbox, not %d as before", now, live)
 			}
 		})
 	}

@@ -19,13 +19,12 @@ import (
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/vaulttest"
 )
 
-// rotationTime is how long the sandbox takes for a rotation while there is a load:
-// so at any moment some are under way.
+// rotationTime is how long the sandbox takes for a rotation under load, so that at any moment some
+// are in progress.
 const rotationTime = 200 * time.Millisecond
 
-// load is applications at work while something happens to Vault: each reads the
-// token of a grant and renews its lease, over and over, and puts up with a Vault
-// that cannot answer.
+// load is a set of applications that work while something happens to Vault. Each reads the token of
+// a grant and renews its lease, over and over, and tolerates a Vault that does not respond.
 type load struct {
 	e         *engine
 	servers   []*vaulttest.Server
@@ -35,21 +34,21 @@ type load struct {
 	readers   sync.WaitGroup
 
 	mu       sync.Mutex
-	tokens   map[string]map[string]string // those handed out, by grant: their generations
-	done     map[string]int               // requests that came to what they should, by grant
-	failures map[string]int               // by text
-	wrong    []string                     // what no application should be told
+	tokens   map[string]map[string]string // by grant and token: the generation
+	done     map[string]int               // by grant: requests with the expected outcome
+	failures map[string]int               // by message
+	wrong    []string                     // responses that no application should get
 }
 
-// underLoad imports grants and has them read through all of the servers. Who reads
-// the last one hangs up before it is answered.
+// underLoad imports grants and has applications read them through all servers. The reader of the
+// last grant hangs up before each response.
 func (e *engine) underLoad(servers ...*vaulttest.Server) *load {
 	e.t.Helper()
 	grants := []string{"a", "b", "c", "d", "hurried"}
-	e.imported(grants...)
+	e.importGrants(grants...)
 	e.wallet.Misbehave(sandbox.Misbehaviour{On: []string{"rotate"}, Delay: rotationTime})
 	l := &load{
-		e: e, servers: servers, rotations: e.sent("rotate"), stopping: make(chan struct{}),
+		e: e, servers: servers, rotations: e.countRequests("rotate"), stopping: make(chan struct{}),
 		tokens: map[string]map[string]string{}, done: map[string]int{}, failures: map[string]int{},
 	}
 	for i, name := range grants {
@@ -65,7 +64,7 @@ func (e *engine) underLoad(servers ...*vaulttest.Server) *load {
 		l.readers.Go(func() { l.read(name, clients, i, patience) })
 	}
 	e.t.Cleanup(l.stop)
-	l.more()
+	l.waitForMore()
 	return l
 }
 
@@ -74,7 +73,7 @@ func (l *load) stop() {
 	l.readers.Wait()
 }
 
-// read is one application, which turns to the next server when one fails.
+// read is one application. It goes on to the next server when one fails.
 func (l *load) read(name string, clients []*api.Client, server int, patience time.Duration) {
 	var lease *api.Secret
 	for turn := 0; ; turn++ {
@@ -88,10 +87,10 @@ func (l *load) read(name string, clients []*api.Client, server int, patience tim
 		var err error
 		if lease == nil || turn%4 == 0 {
 			lease, err = client.Logical().ReadWithContext(ctx, l.e.at("token/"+name))
-			l.note(name, lease, err, http.StatusInternalServerError)
+			l.record(name, lease, err, http.StatusInternalServerError)
 		} else {
 			lease, err = client.Sys().RenewWithContext(ctx, lease.LeaseID, 0)
-			l.note(name, lease, err, http.StatusBadRequest) // Whatever the engine says to a renewal is a 400.
+			l.record(name, lease, err, http.StatusBadRequest) // every error of the engine for a renewal is a 400
 		}
 		hangUp()
 		if err != nil {
@@ -102,14 +101,14 @@ func (l *load) read(name string, clients []*api.Client, server int, patience tim
 	}
 }
 
-// note takes down what came of a request. That there is no answer is put up with,
-// and so are errors of at least the given status.
-func (l *load) note(name string, lease *api.Secret, err error, least int) {
+// record records the outcome of a request. No response is tolerated, and so are errors with at
+// least the given status.
+func (l *load) record(name string, lease *api.Secret, err error, least int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var refusal *api.ResponseError
 	switch {
-	case err == nil && lease == nil: // how the API answers a 404
+	case err == nil && lease == nil: // what the API client returns for a 404
 		l.wrong = append(l.wrong, "nothing")
 	case err == nil:
 		l.done[name]++
@@ -125,7 +124,7 @@ func (l *load) note(name string, lease *api.Secret, err error, least int) {
 	}
 }
 
-// failed is how many requests have.
+// failed returns the number of failed requests.
 func (l *load) failed() (n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -135,8 +134,8 @@ func (l *load) failed() (n int) {
 	return n
 }
 
-// more waits for further requests for every grant.
-func (l *load) more() {
+// waitForMore waits for three more requests for every grant.
+func (l *load) waitForMore() {
 	l.e.t.Helper()
 	l.mu.Lock()
 	before := maps.Clone(l.done)
@@ -153,18 +152,17 @@ func (l *load) more() {
 	})
 }
 
-// end ends the load and checks what it leaves behind: every grant; no rotation whose
-// answer went astray; of all tokens none that lives but the newest of each grant, and
-// that one only until its lease is revoked.
-func (l *load) end() {
+// finish ends the load and checks the outcome: every grant is still there, no rotation's response
+// was lost, and the only live tokens are the newest of each grant, until their leases are revoked.
+func (l *load) finish() {
 	l.e.t.Helper()
 	l.stop()
 	e := l.e
 	for _, what := range l.wrong {
-		e.t.Errorf("an application was answered %s", what)
+		e.t.Errorf("an application got the response %s", what)
 	}
-	// Who hung up may have left a rotation under way.
-	e.eventually("an end to all rotations, with their tokens kept", func() bool {
+	// A caller that hung up may have left a rotation in progress.
+	e.eventually("all rotations to end, with their tokens stored", func() bool {
 		kept, open := int64(0), false
 		for name := range l.tokens {
 			grant := e.grant(name)
@@ -178,33 +176,33 @@ func (l *load) end() {
 		generation := e.generation(name)
 		for token, of := range tokens {
 			if newest := of == fmt.Sprint(generation); newest != e.wallet.Live(token) {
-				e.t.Errorf("the token of generation %s of %s, whose newest is %d, is live: %t", of, name, generation, !newest)
+				e.t.Errorf("%s: the token of generation %s of %d: live is %t, want %t", name, of, generation, !newest, newest)
 			}
 		}
 	}
 	for name := range l.tokens {
-		e.healthy(name, e.generation(name)+1)
+		e.checkHealthy(name, e.generation(name)+1)
 	}
 	if n := e.wallet.LiveTokens(); n != len(l.tokens) {
-		e.t.Errorf("%d tokens live at the sandbox, not one of each grant", n)
+		e.t.Errorf("%d tokens are live at the sandbox, not one of each grant", n)
 	}
 
 	e.run("lease", "revoke", "-sync", "-prefix", e.at("token/"))
 	if e.hasLeases() {
 		e.t.Error("there are leases left")
 	}
-	e.noneGivenUp()
+	e.checkNoIrrevocable()
 	for _, tokens := range l.tokens {
 		for token := range tokens {
-			e.dead(token)
+			e.checkDead(token)
 		}
 	}
 	for _, server := range l.servers {
-		e.noSecretIn("the server's log", server.Log())
+		e.checkNoSecret("the server's log", server.Log())
 	}
 }
 
-// Requests wait for a reload, and a reload for those whose caller waits no longer.
+// Requests wait for a reload, and a reload waits for requests whose callers have hung up.
 func TestReloadUnderLoad(t *testing.T) {
 	t.Parallel()
 	e := startEngine(t)
@@ -214,12 +212,12 @@ func TestReloadUnderLoad(t *testing.T) {
 			if _, err := e.vault.Logical().Write("sys/plugins/reload/backend", what); err != nil {
 				t.Fatal(err)
 			}
-			l.more()
+			l.waitForMore()
 		}
 	}
-	l.end()
+	l.finish()
 	if len(l.failures) != 0 {
-		t.Errorf("requests have failed: %v", l.failures)
+		t.Errorf("requests failed: %v", l.failures)
 	}
 }
 
@@ -234,7 +232,7 @@ func TestSealUnderLoad(t *testing.T) {
 		}
 		e.eventually("requests to a sealed server", func() bool { return l.failed() > failed })
 		e.Unseal()
-		l.more()
+		l.waitForMore()
 	}
-	l.end()
+	l.finish()
 }

@@ -16,9 +16,12 @@ func TestPathHelp(t *testing.T) {
 		fields string
 		says   string
 	}{
-		{"op/config", "allowed_auth_servers ca_cert default_grant key_id private_key request_timeout verify wallet_address", "One mount is one client"},
+		{"op/config", "allowed_auth_servers ca_cert default_grant key_id private_key request_timeout verify wallet_address",
+			"One mount is one client"},
 		{"op/grants", "after limit", "stored grants"},
-		{"op/grants/x", "access access_token auth_server continue_token continue_url expires_in finish_uri force interactive keepalive manage_url max_ttl min_ttl name on_revoke renewable resource_server shared ttl wallet_address", "Import one that was obtained elsewhere"},
+		{"op/grants/x", "access access_token auth_server continue_token continue_url expires_in finish_uri force " +
+			"interactive keepalive manage_url max_ttl min_ttl name on_revoke renewable resource_server shared ttl " +
+			"wallet_address", "Import one that was obtained elsewhere"},
 		{"op/grants/x/continue", "hash interact_ref name redirect", "owner has"},
 		{"op/keys", "", "active key signs"},
 		{"op/keys/rotate", "force key_id retire_after", "pending key"},
@@ -39,7 +42,7 @@ func TestPathHelp(t *testing.T) {
 				t.Errorf("the help does not say %q:\n%s", row.says, text)
 			}
 			if len(strings.Fields(description)) < 5 || strings.Contains(text, "<no ") {
-				t.Errorf("the path, or a field of it, is not described:\n%s", text)
+				t.Errorf("the path or one of its fields has no description:\n%s", text)
 			}
 			if got := fieldsOf(parameters); got != row.fields {
 				t.Errorf("the fields are %s, not %s", got, row.fields)
@@ -48,20 +51,23 @@ func TestPathHelp(t *testing.T) {
 	}
 
 	all := e.run("path-help", "op")
-	for _, words := range []string{"acts as one Open Payments client", "^config$", "^grants/", "^token/", "^rotate/", "^sign/", "^roles/", "^creds/"} {
+	for _, words := range []string{"acts as one Open Payments client", "^config$", "^grants/", "^token/", "^rotate/",
+		"^sign/", "^roles/", "^creds/"} {
 		if !strings.Contains(all, words) {
 			t.Errorf("the mount's help does not say %q:\n%s", words, all)
 		}
 	}
-	if _, stderr, code := e.CLI(e.RootToken, "path-help", "op/unknown"); code == 0 || !strings.Contains(stderr, "unsupported path") {
-		t.Errorf("help on an unknown path: status %d, %s", code, stderr)
+	if _, stderr, code := e.CLI(e.RootToken, "path-help", "op/unknown"); code == 0 ||
+		!strings.Contains(stderr, "unsupported path") {
+		t.Errorf("help for an unknown path: status %d, %s", code, stderr)
 	}
 }
 
-// fieldsOf are the names of the fields that a help text describes in a sentence.
+// fieldsOf returns the names of the fields that a help text describes in a sentence.
 func fieldsOf(text string) string {
 	var names []string
-	for _, match := range regexp.MustCompile(`(?m)^ +(\w+) \([\w() ]+\)\n\s*\n +[A-Z].*\S.*\.$`).FindAllStringSubmatch(text, -1) {
+	field := regexp.MustCompile(`(?m)^ +(\w+) \([\w() ]+\)\n\s*\n +[A-Z].*\S.*\.$`)
+	for _, match := range field.FindAllStringSubmatch(text, -1) {
 		names = append(names, match[1])
 	}
 	return strings.Join(names, " ")

@@ -13,38 +13,38 @@ import (
 	"github.com/hashicorp/vault/api"
 )
 
-// policed is an engine with two grants and the example policies.
-type policed struct{ *engine }
+// policyEngine is an engine with two grants, a role and the example policies.
+type policyEngine struct{ *engine }
 
-func startPoliced(t *testing.T) policed {
+func startWithPolicies(t *testing.T) policyEngine {
 	t.Helper()
-	return startEngine(t).policed()
+	return startEngine(t).withPolicies()
 }
 
-func (e *engine) policed() policed {
+func (e *engine) withPolicies() policyEngine {
 	e.t.Helper()
-	p := policed{e}
+	p := policyEngine{e}
 	for name, file := range map[string]string{"application": "application.hcl", "operator": "operator.hcl"} {
-		if err := p.vault.Sys().PutPolicy(name, p.example(filepath.Join("policies", file))); err != nil {
+		if err := p.vault.Sys().PutPolicy(name, p.exampleFile(filepath.Join("policies", file))); err != nil {
 			e.t.Fatal(err)
 		}
 	}
 	p.write("config", map[string]any{"default_grant": "other"})
 	p.ask("shop-income", nil)
 	p.ask("other", nil)
-	p.role()
+	p.writeRole()
 	return p
 }
 
-// as is the same engine for a subtest, whose client has another token.
-func (p policed) as(t *testing.T, token string) policed {
+// withToken returns the engine for a subtest, with a client that has another token.
+func (p policyEngine) withToken(t *testing.T, token string) policyEngine {
 	one := p.in(t)
 	one.vault = p.Client(token)
-	return policed{one}
+	return policyEngine{one}
 }
 
-// lease reads a token and returns the id of its lease.
-func (p policed) lease(client *api.Client, path string) string {
+// lease reads a token and returns its lease id.
+func (p policyEngine) lease(client *api.Client, path string) string {
 	p.t.Helper()
 	secret, err := client.Logical().Read(path)
 	if err != nil {
@@ -53,14 +53,14 @@ func (p policed) lease(client *api.Client, path string) string {
 	return secret.LeaseID
 }
 
-// command is one command of the CLI, its words parted by blanks.
-func (p policed) command(token, words string) (output string, code int) {
+// command runs a command of the CLI, whose words are separated by spaces.
+func (p policyEngine) command(token, words string) (output string, code int) {
 	p.t.Helper()
 	stdout, stderr, code := p.CLI(token, strings.Fields(words)...)
 	return stdout + stderr, code
 }
 
-func (p policed) allowed(token string, commands ...string) {
+func (p policyEngine) checkAllowed(token string, commands ...string) {
 	p.t.Helper()
 	for _, words := range commands {
 		if output, code := p.command(token, words); code != 0 {
@@ -69,7 +69,7 @@ func (p policed) allowed(token string, commands ...string) {
 	}
 }
 
-func (p policed) denied(token string, commands ...string) {
+func (p policyEngine) checkDenied(token string, commands ...string) {
 	p.t.Helper()
 	for _, words := range commands {
 		output, code := p.command(token, words)
@@ -81,15 +81,15 @@ func (p policed) denied(token string, commands ...string) {
 
 func TestApplicationPolicy(t *testing.T) {
 	t.Parallel()
-	p := startPoliced(t)
+	p := startWithPolicies(t)
 	token := p.Token("application")
 	client := p.Client(token)
 	root := p.vault
 
 	t.Run("CLI", func(t *testing.T) {
-		p := p.as(t, token)
+		p := p.withToken(t, token)
 		own := p.lease(client, "op/token/shop-income")
-		p.allowed(token,
+		p.checkAllowed(token,
 			"lease renew "+own,
 			"lease renew -increment=60 "+own,
 			"write -f sys/leases/renew/"+own,
@@ -99,14 +99,14 @@ func TestApplicationPolicy(t *testing.T) {
 			"token renew",
 		)
 		own = p.lease(client, "op/token/shop-income")
-		p.allowed(token, "write sys/leases/revoke lease_id="+own+" sync=true")
+		p.checkAllowed(token, "write sys/leases/revoke lease_id="+own+" sync=true")
 	})
 
 	t.Run("Go API", func(t *testing.T) {
-		p := p.as(t, token)
+		p := p.withToken(t, token)
 		own := p.lease(client, "op/token/shop-income")
 		if secret, err := client.Sys().Renew(own, 60); err != nil || secret.Data["access_token"] == nil {
-			t.Errorf("renew answers no token: %v", err)
+			t.Errorf("renew returns no token: %v", err)
 		}
 		if err := client.Sys().Revoke(own); err != nil {
 			t.Errorf("revoke: %v", err)
@@ -114,13 +114,13 @@ func TestApplicationPolicy(t *testing.T) {
 	})
 
 	t.Run("others' leases", func(t *testing.T) {
-		p := p.as(t, token)
+		p := p.withToken(t, token)
 		own := p.lease(client, "op/token/shop-income")
 		for _, other := range []string{p.lease(root, "op/token/other"), p.lease(root, "op/token")} {
-			p.denied(token,
+			p.checkDenied(token,
 				"lease renew "+other,
 				"write -f sys/leases/renew/"+other,
-				// Vault prefers the id in the body to the one in the URL.
+				// Vault prefers a lease id in the body to the one in the URL.
 				"write sys/leases/renew/"+own+" lease_id="+other,
 				"write sys/leases/renew/"+own+" url_lease_id="+other,
 				"write sys/leases/renew url_lease_id="+other,
@@ -138,7 +138,7 @@ func TestApplicationPolicy(t *testing.T) {
 		}
 	})
 
-	p.denied(token,
+	p.checkDenied(token,
 		"read op/token",
 		"read op/token/other",
 		"read op/creds/till",
@@ -150,14 +150,13 @@ func TestApplicationPolicy(t *testing.T) {
 	)
 }
 
-// An application has requests signed for its own grant, and for nothing else:
-// not for another grant, whose token it may have got hold of, and not for the
-// authorization server, where its client could do everything.
+// An application can have requests signed for its own grant only: not for another grant, even with
+// that grant's token, and not for the authorization server, where it could act as the client.
 func TestApplicationSigns(t *testing.T) {
 	t.Parallel()
-	p := startPoliced(t)
+	p := startWithPolicies(t)
 	own, other := p.tokenOf(p.read("shop-income")), p.tokenOf(p.read("other"))
-	p = p.as(t, p.Token("application"))
+	p = p.withToken(t, p.Token("application"))
 	list := p.wallet.ResourceServer() + "/incoming-payments?wallet-address=" + p.wallet.WalletAddress("shop")
 	sign := func(name, token, method, url string) (*api.Secret, error) {
 		return p.vault.Logical().Write("op/sign/"+name, map[string]any{"access_token": token, "method": method, "url": url})
@@ -167,7 +166,7 @@ func TestApplicationSigns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.accepted("GET", list, signed.Data)
+	p.sendSigned("GET", list, signed.Data)
 
 	for name, token := range map[string]string{"own token": own, "its token": other} {
 		if _, err := sign("other", token, "GET", list); !isDenied(err) {
@@ -200,15 +199,16 @@ func TestApplicationSigns(t *testing.T) {
 	}
 }
 
-// isRefused tells whether an error is a 400 that begins with a field's name.
+// isRefused reports whether an error is a 400 whose message begins with a field's name.
 func isRefused(err error, field string) bool {
 	var refusal *api.ResponseError
-	return errors.As(err, &refusal) && refusal.StatusCode == http.StatusBadRequest && len(refusal.Errors) == 1 && strings.HasPrefix(refusal.Errors[0], field)
+	return errors.As(err, &refusal) && refusal.StatusCode == http.StatusBadRequest && len(refusal.Errors) == 1 &&
+		strings.HasPrefix(refusal.Errors[0], field)
 }
 
-// accepted sends a request as op/sign has answered it, and returns what the resource
-// server answers.
-func (e *engine) accepted(method, url string, signed map[string]any) (answer map[string]any) {
+// sendSigned sends a request with what op/sign returned for it, and returns the resource server's
+// response.
+func (e *engine) sendSigned(method, url string, signed map[string]any) (answer map[string]any) {
 	e.t.Helper()
 	body, _ := signed["body"].(string)
 	req, err := http.NewRequestWithContext(e.t.Context(), method, url, strings.NewReader(body))
@@ -224,7 +224,7 @@ func (e *engine) accepted(method, url string, signed map[string]any) (answer map
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode/100 != 2 {
-		e.t.Errorf("the resource server answers a signed request with %d", resp.StatusCode)
+		e.t.Errorf("the resource server returns %d for a signed request", resp.StatusCode)
 	}
 	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
 		e.t.Fatal(err)
@@ -232,24 +232,26 @@ func (e *engine) accepted(method, url string, signed map[string]any) (answer map
 	return answer
 }
 
-// The same policy with a role in the grant's place.
+// The same policy works with a role instead of a grant.
 func TestApplicationPolicyForCreds(t *testing.T) {
 	t.Parallel()
-	p := startPoliced(t)
-	policy := p.example(filepath.Join("policies", "application.hcl"))
-	if err := p.vault.Sys().PutPolicy("till", strings.ReplaceAll(policy, "op/token/shop-income", "op/creds/till")); err != nil {
+	p := startWithPolicies(t)
+	policy := p.exampleFile(filepath.Join("policies", "application.hcl"))
+	if err := p.vault.Sys().PutPolicy("till",
+		strings.ReplaceAll(policy, "op/token/shop-income", "op/creds/till")); err != nil {
 		t.Fatal(err)
 	}
 	token := p.Token("till")
 	own, other := p.lease(p.Client(token), "op/creds/till"), p.lease(p.vault, "op/token/other")
-	p.allowed(token, "lease renew "+own, "write -f sys/leases/renew/"+own, "lease revoke -sync "+own)
-	p.denied(token, "read op/token/shop-income", "read op/roles/till", "lease renew "+other, "lease revoke "+other, "write sys/leases/renew/"+own+" lease_id="+other)
+	p.checkAllowed(token, "lease renew "+own, "write -f sys/leases/renew/"+own, "lease revoke -sync "+own)
+	p.checkDenied(token, "read op/token/shop-income", "read op/roles/till", "lease renew "+other, "lease revoke "+other,
+		"write sys/leases/renew/"+own+" lease_id="+other)
 }
 
-// The operator policy holds even for a token that has the default policy too.
+// The operator policy restricts even a token that also has the default policy.
 func TestOperatorPolicy(t *testing.T) {
 	t.Parallel()
-	p := startPoliced(t)
+	p := startWithPolicies(t)
 	root := p.vault
 	withDefault, err := root.Auth().Token().Create(&api.TokenCreateRequest{Policies: []string{"operator"}})
 	if err != nil {
@@ -261,10 +263,10 @@ func TestOperatorPolicy(t *testing.T) {
 		"with the default policy": withDefault.Auth.ClientToken,
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := p.as(t, token)
+			p := p.withToken(t, token)
 			p.write("config", p.config())
 			p.ask("new", nil)
-			p.allowed(token,
+			p.checkAllowed(token,
 				"read op/config",
 				"patch op/config request_timeout=9s",
 				"list op/grants",
@@ -285,7 +287,7 @@ func TestOperatorPolicy(t *testing.T) {
 			)
 
 			other := p.lease(root, "op/token/other")
-			p.denied(token,
+			p.checkDenied(token,
 				"read op/token",
 				"read op/token/other",
 				"read -wrap-ttl=60s op/token/other",
@@ -308,8 +310,8 @@ func TestOperatorPolicy(t *testing.T) {
 		})
 	}
 
-	t.Run("nothing read holds a secret", func(t *testing.T) {
-		p := p.as(t, p.Token("operator"))
+	t.Run("no read returns a secret", func(t *testing.T) {
+		p := p.withToken(t, p.Token("operator"))
 		for _, path := range []string{"op/config", "op/grants/other", "op/roles/till"} {
 			secret, err := p.vault.Logical().Read(path)
 			if err != nil {
@@ -319,7 +321,7 @@ func TestOperatorPolicy(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			p.noSecretIn(path, string(text))
+			p.checkNoSecret(path, string(text))
 		}
 	})
 }

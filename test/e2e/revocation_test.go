@@ -14,8 +14,8 @@ import (
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/vaulttest"
 )
 
-// leases reads a token of each of three grants.
-func (e *engine) leases() (leases []*api.Secret) {
+// readThree reads a token of each of three grants.
+func (e *engine) readThree() (leases []*api.Secret) {
 	e.t.Helper()
 	for _, name := range []string{"a", "b", "c"} {
 		e.ask(name, nil)
@@ -38,44 +38,44 @@ func TestRevokeByPrefix(t *testing.T) {
 	t.Parallel()
 	e := startEngine(t)
 
-	leases := e.leases()
+	leases := e.readThree()
 	e.run("lease", "revoke", "-sync", "-prefix", "op/token/b")
-	e.dead(e.tokenOf(leases[1]))
-	e.live(e.tokenOf(leases[0]))
-	e.live(e.tokenOf(leases[2]))
+	e.checkDead(e.tokenOf(leases[1]))
+	e.checkLive(e.tokenOf(leases[0]))
+	e.checkLive(e.tokenOf(leases[2]))
 
-	leases = e.leases()
+	leases = e.readThree()
 	e.run("lease", "revoke", "-sync", "-prefix", "op/token/")
 	if !e.allDead(leases) {
-		t.Error("a revoked token lives")
+		t.Error("a revoked token is live")
 	}
 
-	leases = e.leases()
+	leases = e.readThree()
 	e.run("lease", "revoke", "-prefix", "op/token/") // queued
 	e.eventually("the revocations", func() bool { return e.allDead(leases) })
-	e.live(e.tokenOf(e.read("a")))
+	e.checkLive(e.tokenOf(e.read("a")))
 }
 
 func TestDisableWithLiveLeases(t *testing.T) {
 	t.Parallel()
 	e := startEngine(t)
-	leases := e.leases()
+	leases := e.readThree()
 	if output := e.run("secrets", "disable", "op"); !strings.Contains(output, "Success!") {
-		t.Errorf("the mount is still there, or is not said to be gone: %s", output)
+		t.Errorf("the command does not report success: %s", output)
 	}
 	if !e.allDead(leases) {
-		t.Error("a token lives that the mount handed out")
+		t.Error("a token that the mount issued is live")
 	}
 	if strings.Contains(e.run("secrets", "list"), "op/") {
-		t.Error("the mount is listed")
+		t.Error("the mount is still listed")
 	}
 	if e.hasLeases() {
 		t.Error("there are leases left")
 	}
-	e.noneGivenUp()
+	e.checkNoIrrevocable()
 }
 
-// hasLeases tells whether Vault keeps leases of the mount.
+// hasLeases reports whether Vault has leases of the mount.
 func (e *engine) hasLeases() bool {
 	e.t.Helper()
 	list, err := e.vault.Logical().List("sys/leases/lookup/" + e.at("token"))
@@ -85,18 +85,18 @@ func (e *engine) hasLeases() bool {
 	return list != nil
 }
 
-// noneGivenUp checks that there is no lease that Vault has given up revoking.
-func (e *engine) noneGivenUp() {
+// checkNoIrrevocable checks that there is no lease that Vault has given up revoking.
+func (e *engine) checkNoIrrevocable() {
 	e.t.Helper()
 	count, err := e.vault.Logical().ReadWithData("sys/leases/count", map[string][]string{"type": {"irrevocable"}})
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	e.expect(count.Data, map[string]any{"lease_count": 0})
+	e.checkData(count.Data, map[string]any{"lease_count": 0})
 }
 
-// Of a thousand leases most are superseded: their end takes no request, and each of
-// the others one.
+// Most of a thousand leases are superseded: revoking them takes no request, and revoking each of
+// the others takes one.
 func TestRevokeThousandLeases(t *testing.T) {
 	t.Parallel()
 	e := startEngine(t)
@@ -104,13 +104,13 @@ func TestRevokeThousandLeases(t *testing.T) {
 	handedOut := map[string]bool{}
 	for i := range grants {
 		name := fmt.Sprintf("shop-%d", i)
-		e.imported(name)
+		e.importGrants(name)
 		var reading [readers]<-chan result
 		for j := range reading {
-			reading[j] = e.reading(t.Context(), name)
+			reading[j] = e.startRead(t.Context(), name)
 		}
 		for _, results := range reading {
-			got := e.answered(results)
+			got := e.awaitResult(results)
 			if got.status != 200 {
 				t.Fatalf("a reader gets %d %s, %v", got.status, got.errors, got.err)
 			}
@@ -118,36 +118,37 @@ func TestRevokeThousandLeases(t *testing.T) {
 		}
 	}
 	if len(handedOut) != grants*readers {
-		t.Fatalf("%d different tokens were handed out", len(handedOut))
+		t.Fatalf("%d different tokens were issued", len(handedOut))
 	}
 
-	rotations, others := e.sent("rotate"), e.sent("grant", "continue", "cancel", "revoke")
+	rotations, others := e.countRequests("rotate"), e.countRequests("grant", "continue", "cancel", "revoke")
 	e.run("lease", "revoke", "-prefix", "op/token/")
 	e.within(time.Minute, "the revocations", func() bool { return !e.hasLeases() })
-	e.noneGivenUp()
+	e.checkNoIrrevocable()
 	for token := range handedOut {
-		e.dead(token)
+		e.checkDead(token)
 	}
 	if rotations() != grants || others() != 0 || e.wallet.LiveTokens() != grants {
-		t.Errorf("%d rotations, %d other requests; %d tokens live at the sandbox", rotations(), others(), e.wallet.LiveTokens())
+		t.Errorf("%d rotations, %d other requests; %d tokens are live at the sandbox",
+			rotations(), others(), e.wallet.LiveTokens())
 	}
 	for i := range grants {
-		e.healthy(fmt.Sprintf("shop-%d", i), 1+readers+1+1)
+		e.checkHealthy(fmt.Sprintf("shop-%d", i), 1+readers+1+1)
 	}
 }
 
-// Vault moves a mount when it has revoked its leases, and the grants go with it.
+// Vault moves a mount after it has revoked its leases, and the grants move with it.
 func TestMove(t *testing.T) {
 	t.Parallel()
 	e := startEngine(t)
-	e.imported("a", "b", "c")
+	e.importGrants("a", "b", "c")
 	leases := []*api.Secret{e.read("a"), e.read("a"), e.read("b"), e.read("c")}
-	rotations, others := e.sent("rotate"), e.sent("grant", "continue", "cancel", "revoke")
+	rotations, others := e.countRequests("rotate"), e.countRequests("grant", "continue", "cancel", "revoke")
 	if err := e.vault.Sys().Remount("op", "moved"); err != nil {
 		t.Fatal(err)
 	}
 	if !e.allDead(leases) {
-		t.Error("a token lives that was handed out before the move")
+		t.Error("a token issued before the move is live")
 	}
 	if rotations() != 3 || others() != 0 {
 		t.Errorf("%d rotations and %d other requests", rotations(), others())
@@ -155,27 +156,27 @@ func TestMove(t *testing.T) {
 	if e.hasLeases() {
 		t.Error("there are leases left")
 	}
-	e.noneGivenUp()
-	e.gets(404, "GET", "grants/a", "")
+	e.checkNoIrrevocable()
+	e.request(404, "GET", "grants/a", "")
 
 	e.mount = "moved"
-	e.healthy("a", 5)
-	e.healthy("b", 4)
-	e.healthy("c", 4)
+	e.checkHealthy("a", 5)
+	e.checkHealthy("b", 4)
+	e.checkHealthy("c", 4)
 	old := e.read("a")
 	e.read("a")
-	e.refused(old, "read moved/token/a again")
+	e.checkRenewalRejected(old, "read moved/token/a again")
 }
 
-// What takes a mount away revokes its leases first. While the authorization server
-// is down, Vault keeps the mount, closed to requests, with its leases: until the
-// server is back, or an operator gives the leases up.
+// Disabling or moving a mount revokes its leases first. While the authorization server is down,
+// Vault keeps the mount with its leases, and serves no requests for it: until the server is back,
+// or an operator force-revokes the leases.
 func TestServerIsDownWhenAMountGoes(t *testing.T) {
 	t.Parallel()
-	const grants = 12 // If each took as long as the first, the CLI would give up.
+	const grants = 12 // if each took as long as the first, the CLI would time out
 	for name, row := range map[string]struct {
-		moves  bool // or else it is disabled
-		forced bool // the leases are given up
+		moves  bool // otherwise it is disabled
+		forced bool // the leases are force-revoked
 	}{
 		"disabled when it is back":   {},
 		"disabled while it is down":  {forced: true},
@@ -187,7 +188,7 @@ func TestServerIsDownWhenAMountGoes(t *testing.T) {
 			e := startEngine(t)
 			var leases []*api.Secret
 			for i := range grants {
-				e.imported(fmt.Sprintf("shop-%d", i))
+				e.importGrants(fmt.Sprintf("shop-%d", i))
 				leases = append(leases, e.read(fmt.Sprintf("shop-%d", i)))
 			}
 			goes := func() error { return e.vault.Sys().Unmount("op") }
@@ -198,13 +199,13 @@ func TestServerIsDownWhenAMountGoes(t *testing.T) {
 			e.wallet.Misbehave(sandbox.Misbehaviour{Reset: true})
 			switch err := goes(); {
 			case err == nil:
-				t.Fatal("the mount is gone, and its tokens live")
-			case !row.moves: // The other way's cause is only in Vault's log.
-				e.says(err.Error(), "the authorization server "+e.wallet.URL()+" could not be reached")
+				t.Fatal("the mount is gone while its tokens are live")
+			case !row.moves: // the cause of a failed move is only in Vault's log
+				e.checkSays(err.Error(), "the authorization server "+e.wallet.URL()+" could not be reached")
 			}
-			e.gets(404, "GET", "token/shop-0", "")
+			e.request(404, "GET", "token/shop-0", "")
 			if !e.hasLeases() {
-				t.Error("the leases are gone, and their tokens live")
+				t.Error("the leases are gone while their tokens are live")
 			}
 
 			if row.forced {
@@ -216,15 +217,16 @@ func TestServerIsDownWhenAMountGoes(t *testing.T) {
 			if e.hasLeases() {
 				t.Error("there are leases left")
 			}
-			e.noneGivenUp()
-			// Nobody could tell the server: these tokens die when their time is over.
+			e.checkNoIrrevocable()
+			// The server could not be told about force-revoked leases: their tokens live until they
+			// expire.
 			for _, lease := range leases {
 				if live := e.wallet.Live(e.tokenOf(lease)); live != row.forced {
-					t.Errorf("a token that was handed out is live: %t", live)
+					t.Errorf("an issued token: live is %t, want %t", live, row.forced)
 				}
 			}
 			if e.wallet.LiveTokens() != grants {
-				t.Errorf("%d tokens live at the sandbox", e.wallet.LiveTokens())
+				t.Errorf("%d tokens are live at the sandbox", e.wallet.LiveTokens())
 			}
 
 			if row.moves {
@@ -232,51 +234,51 @@ func TestServerIsDownWhenAMountGoes(t *testing.T) {
 				e.mount = "moved"
 				generation := int64(3)
 				if !row.forced {
-					generation++ // The revocation has rotated.
+					generation++ // the revocation has rotated
 				}
-				e.write("config", e.config()) // The grants need not wait for their next try.
+				e.write("config", e.config()) // ends the grants' back-off
 				for i := range grants {
-					e.healthy(fmt.Sprintf("shop-%d", i), generation)
+					e.checkHealthy(fmt.Sprintf("shop-%d", i), generation)
 				}
 			}
 		})
 	}
 }
 
-// Vault repeats the revocations that it was asked for while the server was down.
-func TestRevocationsAreRepeated(t *testing.T) {
+// Vault retries revocations that failed while the server was down.
+func TestRevocationsAreRetried(t *testing.T) {
 	t.Parallel()
 	e := startEngine(t)
-	e.imported("a", "b", "c")
+	e.importGrants("a", "b", "c")
 	leases := []*api.Secret{e.read("a"), e.read("b"), e.read("c")}
 	e.wallet.Misbehave(sandbox.Misbehaviour{Reset: true})
 	e.run("lease", "revoke", "-prefix", "op/token/")
 	e.eventually("failures", func() bool { return strings.Count(e.Log(), "failed to revoke lease") >= len(leases) })
 	for _, lease := range leases {
-		e.live(e.tokenOf(lease))
+		e.checkLive(e.tokenOf(lease))
 	}
 	e.wallet.Misbehave(sandbox.Misbehaviour{})
 	e.within(2*time.Minute, "the revocations", func() bool { return !e.hasLeases() })
 	if !e.allDead(leases) {
-		t.Error("a revoked token lives")
+		t.Error("a revoked token is live")
 	}
-	e.noneGivenUp()
+	e.checkNoIrrevocable()
 	for _, name := range []string{"a", "b", "c"} {
-		e.healthy(name, 4)
+		e.checkHealthy(name, 4)
 	}
 }
 
-// A lease ends by itself when its token is about to: nothing is left to be revoked
-// then, and nobody is asked.
-func TestLeasesThatEndByThemselves(t *testing.T) {
+// A lease expires just before its token does: there is nothing left to revoke then, and no request
+// is sent.
+func TestLeasesThatExpire(t *testing.T) {
 	t.Parallel()
 	for name, sealed := range map[string]bool{"while Vault works": false, "while Vault is sealed": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			// With half a minute left, a token is not left alone by a revocation.
+			// With more than half a minute left, a token is rotated on revocation.
 			e := mountEngine(t, vaulttest.Start(t, vaulttest.Options{}), "op", 35*time.Second)
-			e.imported("a", "b", "revoked")
-			rotations := e.sent("rotate")
+			e.importGrants("a", "b", "revoked")
+			rotations := e.countRequests("rotate")
 			lease := e.read("revoked")
 			if err := e.vault.Sys().RevokeWithOptions(&api.RevokeOptions{LeaseID: lease.LeaseID, Sync: true}); err != nil {
 				t.Fatal(err)
@@ -288,9 +290,9 @@ func TestLeasesThatEndByThemselves(t *testing.T) {
 			e.read("a")
 			e.read("a")
 			last := e.renew(e.read("b"), 0)
-			requests := e.sent("rotate", "revoke", "cancel", "grant", "continue")
+			requests := e.countRequests("rotate", "revoke", "cancel", "grant", "continue")
 			if sealed {
-				_, end := e.ends(last)
+				_, end := e.leaseTimes(last)
 				if err := e.vault.Sys().Seal(); err != nil {
 					t.Fatal(err)
 				}
@@ -299,11 +301,11 @@ func TestLeasesThatEndByThemselves(t *testing.T) {
 			}
 			e.within(time.Minute, "the end of the leases", func() bool { return !e.hasLeases() })
 			if n := requests(); n != 0 {
-				t.Errorf("%d requests for leases that ended by themselves", n)
+				t.Errorf("%d requests for leases that expired", n)
 			}
-			e.noneGivenUp()
-			e.healthy("a", 4)
-			e.healthy("b", 4)
+			e.checkNoIrrevocable()
+			e.checkHealthy("a", 4)
+			e.checkHealthy("b", 4)
 		})
 	}
 }

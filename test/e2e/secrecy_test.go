@@ -15,8 +15,7 @@ import (
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/vaulttest"
 )
 
-// Neither the server's log, with all that it can be made to say, nor its audit log
-// holds a secret, however the session goes.
+// Neither the server's log at trace level nor its audit log contains a secret, whatever happens.
 func TestLogsHoldNoSecret(t *testing.T) {
 	t.Parallel()
 	e := mountEngine(t, vaulttest.Start(t, vaulttest.Options{LogLevel: "trace"}), "op", 0)
@@ -29,7 +28,7 @@ func TestLogsHoldNoSecret(t *testing.T) {
 	}
 	set := func(key string) {
 		t.Helper()
-		e.gets(204, "POST", "config", asJSON(t, map[string]any{"private_key": key, "verify": false}))
+		e.request(204, "POST", "config", asJSON(t, map[string]any{"private_key": key, "verify": false}))
 	}
 	set(base64.StdEncoding.EncodeToString([]byte(e.key)))
 	for _, path := range []string{"shop-income", "dropped", "failing"} {
@@ -42,35 +41,37 @@ func TestLogsHoldNoSecret(t *testing.T) {
 	if err := e.vault.Sys().RevokeWithOptions(&api.RevokeOptions{LeaseID: lease.LeaseID, Sync: true}); err != nil {
 		t.Fatal(err)
 	}
-	e.role()
-	own := e.renew(e.creds(), 60)
+	e.writeRole()
+	own := e.renew(e.readCreds(), 60)
 	if err := e.vault.Sys().RevokeWithOptions(&api.RevokeOptions{LeaseID: own.LeaseID, Sync: true}); err != nil {
 		t.Fatal(err)
 	}
 	superseded := e.read("imported")
 	e.read("imported")
-	e.refused(superseded, "superseded")
+	e.checkRenewalRejected(superseded, "superseded")
 	e.write("rotate/shop-income", nil)
 	e.grant("shop-income")
-	e.gets(200, "LIST", "grants", "")
-	e.gets(200, "PATCH", "grants/shop-income", `{"ttl":300}`)
+	e.request(200, "LIST", "grants", "")
+	e.request(200, "PATCH", "grants/shop-income", `{"ttl":300}`)
 
-	// Mistyped: the secret is where it does not belong.
+	// Mistakes that put a secret into the wrong field.
 	for path, body := range map[string]any{
-		"config":              map[string]any{"private_key": []string{e.key}},
-		"grants/mistyped":     map[string]any{"access_token": map[string]any{"value": imported["access_token"]}},
-		"grants/mistyped-2":   map[string]any{"access_token": imported["access_token"], "manage_url": imported["continue_url"]},
-		"grants/mistyped-3":   map[string]any{"access_token": imported["access_token"], "manage_url": []any{imported["manage_url"]}},
+		"config":          map[string]any{"private_key": []string{e.key}},
+		"grants/mistyped": map[string]any{"access_token": map[string]any{"value": imported["access_token"]}},
+		"grants/mistyped-2": map[string]any{"access_token": imported["access_token"],
+			"manage_url": imported["continue_url"]},
+		"grants/mistyped-3": map[string]any{"access_token": imported["access_token"],
+			"manage_url": []any{imported["manage_url"]}},
 		"grants/mistyped-4":   map[string]any{"token": imported["access_token"], "manage_url": imported["manage_url"]},
 		"grants/mistyped-5":   map[string]any{"access": imported["access_token"], "wallet_address": imported["manage_url"]},
 		"rotate/shop-income":  map[string]any{"access_token": imported["access_token"]},
 		"grants/shop-income":  map[string]any{"ttl": imported["access_token"]},
 		"grants/shop-income/": map[string]any{"access_token": imported["access_token"]},
 	} {
-		e.noSecretIn("the answer to bad input", e.gets(400, "POST", path, asJSON(t, body)).text)
+		e.checkNoSecret("the response to bad input", e.request(400, "POST", path, asJSON(t, body)).text)
 	}
 
-	// Each way to fail; those that heal are read again.
+	// Every kind of failure; grants that recover are read again.
 	misbehaving(sandbox.Misbehaviour{On: []string{"rotate"}, Drop: true, Times: 1})
 	e.read("dropped")
 	misbehaving(sandbox.Misbehaviour{On: []string{"rotate"}, Reset: true, Times: 1})
@@ -80,29 +81,29 @@ func TestLogsHoldNoSecret(t *testing.T) {
 	misbehaving(sandbox.Misbehaviour{On: []string{"rotate"}, Status: 401, Times: 1})
 	e.read("dropped")
 	misbehaving(sandbox.Misbehaviour{On: []string{"rotate"}, Status: 500})
-	e.noSecretIn("a 502", e.gets(502, "GET", "token/failing", "").text)
+	e.checkNoSecret("a 502", e.request(502, "GET", "token/failing", "").text)
 	misbehaving(sandbox.Misbehaviour{On: []string{"cancel"}, Status: 500, Times: 1})
-	e.noSecretIn("a 502", e.gets(502, "DELETE", "grants/shop-income", "").text)
+	e.checkNoSecret("a 502", e.request(502, "DELETE", "grants/shop-income", "").text)
 	misbehaving(sandbox.Misbehaviour{On: []string{"rotate"}, Drop: true, Times: 1})
-	own = e.creds()
-	e.refused(own, "no longer accepts")
+	own = e.readCreds()
+	e.checkRenewalRejected(own, "no longer accepts")
 	misbehaving(sandbox.Misbehaviour{On: []string{"cancel"}, Status: 500, Times: 1})
 	if err := e.vault.Sys().RevokeWithOptions(&api.RevokeOptions{LeaseID: own.LeaseID, Sync: true}); err == nil {
-		t.Error("revoked without the server")
+		t.Error("revoked although the server fails")
 	} else {
-		e.noSecretIn("a revocation's error", err.Error())
+		e.checkNoSecret("a revocation's error", err.Error())
 	}
 	misbehaving(sandbox.Misbehaviour{})
 	set(wrongKey)
-	e.noSecretIn("the answer of a wrong key", e.gets(400, "GET", "token/imported", "").text, wrongKey)
+	e.checkNoSecret("the response with a wrong key", e.request(400, "GET", "token/imported", "").text, wrongKey)
 	set(e.key)
 	misbehaving(sandbox.Misbehaviour{On: []string{"rotate"}, Drop: true, Times: 1})
-	e.noSecretIn("the answer of a lost grant", e.gets(400, "GET", "token/imported", "").text)
-	e.expect(e.grant("imported"), map[string]any{"status": "lost"})
+	e.checkNoSecret("the response for a lost grant", e.request(400, "GET", "token/imported", "").text)
+	e.checkData(e.grant("imported"), map[string]any{"status": "lost"})
 
 	for _, name := range []string{"shop-income", "dropped", "failing", "imported"} {
-		e.noSecretIn("a grant that is read", e.gets(200, "GET", "grants/"+name, "").text)
-		e.gets(204, "DELETE", "grants/"+name, "")
+		e.checkNoSecret("a read of the grant", e.request(200, "GET", "grants/"+name, "").text)
+		e.request(204, "DELETE", "grants/"+name, "")
 	}
 	e.Stop()
 
@@ -111,9 +112,9 @@ func TestLogsHoldNoSecret(t *testing.T) {
 		t.Fatal(err)
 	}
 	for where, text := range map[string]string{"the server's log": e.Log(), "the audit log": string(entries)} {
-		e.noSecretIn(where, text, wrongKey)
+		e.checkNoSecret(where, text, wrongKey)
 	}
-	// It was looked for where it could have been.
+	// The logs do contain the places where a secret could have been.
 	for where, found := range map[string]bool{
 		"trace lines":                 strings.Contains(e.Log(), "[TRACE]"),
 		"lines of the engine":         strings.Contains(e.Log(), "the grant is lost"),
@@ -123,15 +124,16 @@ func TestLogsHoldNoSecret(t *testing.T) {
 		"audited answers with tokens": strings.Contains(string(entries), `"access_token":"hmac-sha256:`),
 	} {
 		if !found {
-			t.Errorf("the logs hold no %s", where)
+			t.Errorf("the logs contain no %s", where)
 		}
 	}
 	kinds := map[string]int{}
 	for _, what := range e.wire.secrets {
 		kinds[what]++
 	}
-	if kinds["an access token"] < 12 || kinds["a manage URL"] < 12 || kinds["a continue URL"] < 5 || kinds["a continue token"] < 5 {
-		t.Errorf("the sandbox has told no more than %v", kinds)
+	if kinds["an access token"] < 12 || kinds["a manage URL"] < 12 || kinds["a continue URL"] < 5 ||
+		kinds["a continue token"] < 5 {
+		t.Errorf("the sandbox has issued only %v", kinds)
 	}
 }
 

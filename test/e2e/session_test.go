@@ -13,7 +13,7 @@ import (
 	"github.com/hashicorp/vault/api"
 )
 
-// run is one command of the CLI that has to succeed.
+// run runs a command of the CLI, which has to succeed, and returns what it prints.
 func (e *engine) run(args ...string) string {
 	e.t.Helper()
 	stdout, stderr, code := e.CLI(e.RootToken, args...)
@@ -23,8 +23,9 @@ func (e *engine) run(args ...string) string {
 	return stdout
 }
 
-// answer is what a command answers as JSON; it must come before its other arguments.
-func (e *engine) answer(command string, args ...string) *api.Secret {
+// runJSON runs a command of the CLI and returns the response, which it has the command print as
+// JSON.
+func (e *engine) runJSON(command string, args ...string) *api.Secret {
 	e.t.Helper()
 	words := append(strings.Fields(command), "-format=json")
 	secret, err := api.ParseSecret(strings.NewReader(e.run(append(words, args...)...)))
@@ -34,8 +35,8 @@ func (e *engine) answer(command string, args ...string) *api.Secret {
 	return secret
 }
 
-// expect checks members of an answer's data by their text.
-func (e *engine) expect(data, want map[string]any) {
+// checkData checks members of a response's data, compared as text.
+func (e *engine) checkData(data, want map[string]any) {
 	e.t.Helper()
 	for member, value := range want {
 		if fmt.Sprint(data[member]) != fmt.Sprint(value) {
@@ -44,7 +45,7 @@ func (e *engine) expect(data, want map[string]any) {
 	}
 }
 
-// The main job, as a user types it.
+// The main use of the engine, as a user types it.
 func TestSessionOnTheCommandLine(t *testing.T) {
 	t.Parallel()
 	e := startEngine(t)
@@ -58,79 +59,86 @@ func TestSessionOnTheCommandLine(t *testing.T) {
 
 	e.run("write", "op/config", "wallet_address="+e.wallet.WalletAddress("client"), "key_id="+keyID,
 		"private_key="+file("key.pem"), "default_grant=shop-income")
-	config := e.answer("read", "op/config")
-	e.expect(config.Data, map[string]any{
-		"wallet_address": e.wallet.WalletAddress("client"), "key_id": keyID, "default_grant": "shop-income", "verify": true, "request_timeout": 10,
+	config := e.runJSON("read", "op/config")
+	e.checkData(config.Data, map[string]any{
+		"wallet_address": e.wallet.WalletAddress("client"), "key_id": keyID, "default_grant": "shop-income", "verify": true,
+		"request_timeout": 10,
 	})
 	if _, shown := config.Data["private_key"]; shown {
-		t.Error("the private key is read back")
+		t.Error("a read of config returns the private key")
 	}
 
-	asked := e.answer("write", "op/grants/shop-income", "wallet_address="+e.wallet.WalletAddress("shop"), "access="+file("access.json"))
-	e.expect(asked.Data, map[string]any{
-		"status": "active", "interactive": false, "generation": 1, "auth_server": e.wallet.AuthServer(), "resource_server": e.wallet.ResourceServer(),
+	asked := e.runJSON("write", "op/grants/shop-income", "wallet_address="+e.wallet.WalletAddress("shop"),
+		"access="+file("access.json"))
+	e.checkData(asked.Data, map[string]any{
+		"status": "active", "interactive": false, "generation": 1, "auth_server": e.wallet.AuthServer(),
+		"resource_server": e.wallet.ResourceServer(),
 	})
 	elsewhere := e.obtain()
-	imported := e.answer("write", "op/grants/imported", fmt.Sprintf("access_token=%s", elsewhere["access_token"]),
+	imported := e.runJSON("write", "op/grants/imported", fmt.Sprintf("access_token=%s", elsewhere["access_token"]),
 		fmt.Sprintf("manage_url=%s", elsewhere["manage_url"]), "expires_in=600")
-	e.expect(imported.Data, map[string]any{"status": "active", "interactive": true, "generation": 1})
+	e.checkData(imported.Data, map[string]any{"status": "active", "interactive": true, "generation": 1})
 	if live := e.wallet.LiveTokens(); live != 2 {
-		t.Errorf("%d tokens live at the sandbox, not those of two grants", live)
+		t.Errorf("%d tokens are live at the sandbox, not those of two grants", live)
 	}
 
-	first := e.answer("read", "op/token/shop-income")
-	e.live(e.tokenOf(first))
-	e.expect(first.Data, map[string]any{
-		"grant": "shop-income", "generation": 2, "auth_server": e.wallet.AuthServer(), "wallet_address": e.wallet.WalletAddress("shop"),
+	first := e.runJSON("read", "op/token/shop-income")
+	e.checkLive(e.tokenOf(first))
+	e.checkData(first.Data, map[string]any{
+		"grant": "shop-income", "generation": 2, "auth_server": e.wallet.AuthServer(),
+		"wallet_address":  e.wallet.WalletAddress("shop"),
 		"resource_server": e.wallet.ResourceServer(),
 	})
 	if first.Data["authorization"] != "GNAP "+e.tokenOf(first) {
 		t.Error("authorization is not GNAP and the token")
 	}
 	if !strings.HasPrefix(first.LeaseID, "op/token/shop-income/") || !first.Renewable {
-		t.Errorf("the lease %s is renewable: %t", first.LeaseID, first.Renewable)
+		t.Errorf("lease %s, renewable %t", first.LeaseID, first.Renewable)
 	}
 
-	second := e.answer("lease renew", first.LeaseID)
-	e.replaced(first, second)
-	e.expect(second.Data, map[string]any{"generation": 3, "grant": "shop-income"})
+	second := e.runJSON("lease renew", first.LeaseID)
+	e.checkReplaced(first, second)
+	e.checkData(second.Data, map[string]any{"generation": 3, "grant": "shop-income"})
 	if second.LeaseID != first.LeaseID {
-		t.Errorf("the renewal is one of %s", second.LeaseID)
+		t.Errorf("the renewal returns the lease %s", second.LeaseID)
 	}
 
 	e.run("lease", "revoke", "-sync", first.LeaseID)
-	e.dead(e.tokenOf(second))
-	e.expect(e.grant("shop-income"), map[string]any{"status": "active", "generation": 4, "last_rotation_cause": "revoke"})
+	e.checkDead(e.tokenOf(second))
+	e.checkData(e.grant("shop-income"),
+		map[string]any{"status": "active", "generation": 4, "last_rotation_cause": "revoke"})
 
-	third := e.answer("read", "op/token")
-	e.live(e.tokenOf(third))
-	e.expect(third.Data, map[string]any{"grant": "shop-income", "generation": 5})
+	third := e.runJSON("read", "op/token")
+	e.checkLive(e.tokenOf(third))
+	e.checkData(third.Data, map[string]any{"grant": "shop-income", "generation": 5})
 
 	rotated := e.run("write", "-f", "op/rotate/shop-income")
-	e.dead(e.tokenOf(third))
-	e.noSecretIn("the answer of a rotation", rotated)
-	e.expect(e.grant("shop-income"), map[string]any{"generation": 6, "last_rotation_cause": "rotate"})
+	e.checkDead(e.tokenOf(third))
+	e.checkNoSecret("the response to a rotation", rotated)
+	e.checkData(e.grant("shop-income"), map[string]any{"generation": 6, "last_rotation_cause": "rotate"})
 
-	if list := strings.Fields(e.run("list", "op/grants")); !slices.Equal(list, []string{"Keys", "----", "imported", "shop-income"}) {
+	if list := strings.Fields(e.run("list", "op/grants")); !slices.Equal(list,
+		[]string{"Keys", "----", "imported", "shop-income"}) {
 		t.Errorf("the list is %q", list)
 	}
 	shown := e.run("read", "op/grants/shop-income")
-	e.noSecretIn("a grant that is read", shown)
+	e.checkNoSecret("a read of the grant", shown)
 	for _, line := range []string{"status", "active", "expires_at", "intent_open", "on_revoke"} {
 		if !strings.Contains(shown, line) {
-			t.Errorf("a grant that is read does not show %s:\n%s", line, shown)
+			t.Errorf("a read of the grant does not show %s:\n%s", line, shown)
 		}
 	}
 
-	last := e.answer("read", "op/token/imported")
+	last := e.runJSON("read", "op/token/imported")
 	e.run("delete", "op/grants/shop-income")
-	e.live(e.tokenOf(last))
+	e.checkLive(e.tokenOf(last))
 	e.run("delete", "op/grants/imported")
-	e.dead(e.tokenOf(last))
+	e.checkDead(e.tokenOf(last))
 	if live := e.wallet.LiveTokens(); live != 0 {
-		t.Errorf("%d tokens live at the sandbox after all grants were deleted", live)
+		t.Errorf("%d tokens are live at the sandbox after all grants were deleted", live)
 	}
-	if _, stderr, code := e.CLI(e.RootToken, "list", "op/grants"); code != 2 || !strings.Contains(stderr, "No value found") {
+	if _, stderr, code := e.CLI(e.RootToken, "list", "op/grants"); code != 2 ||
+		!strings.Contains(stderr, "No value found") {
 		t.Errorf("list without grants: status %d, %s", code, stderr)
 	}
 }
@@ -142,16 +150,16 @@ func TestSessionInGo(t *testing.T) {
 	e.ask("shop-income", nil)
 
 	first := e.read("shop-income")
-	e.live(e.tokenOf(first))
+	e.checkLive(e.tokenOf(first))
 	second := e.renew(first, 0)
-	e.replaced(first, second)
+	e.checkReplaced(first, second)
 	third := e.renew(first, 3600)
-	e.replaced(second, third)
+	e.checkReplaced(second, third)
 
 	if err := e.vault.Sys().RevokeWithOptions(&api.RevokeOptions{LeaseID: first.LeaseID, Sync: true}); err != nil {
 		t.Fatal(err)
 	}
-	e.dead(e.tokenOf(third))
+	e.checkDead(e.tokenOf(third))
 	if _, err := e.vault.Sys().Renew(first.LeaseID, 0); err == nil {
 		t.Error("a revoked lease is renewed")
 	}
@@ -166,5 +174,5 @@ func TestSessionInGo(t *testing.T) {
 	if _, err := e.vault.Logical().Delete("op/grants/shop-income"); err != nil {
 		t.Fatal(err)
 	}
-	e.dead(e.tokenOf(fifth))
+	e.checkDead(e.tokenOf(fifth))
 }

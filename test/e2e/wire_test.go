@@ -17,83 +17,83 @@ import (
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/sandbox"
 )
 
-// wire lies between an engine and its sandbox. It remembers every secret that the
-// sandbox has told, and holds requests up for tests.
+// wire lies between an engine and its sandbox. It records every secret that the sandbox issues, and
+// holds requests for tests.
 type wire struct {
 	mu      sync.Mutex
-	secrets map[string]string    // by value: what it is
-	asked   map[string]time.Time // by token: when the request arrived that it answers
-	halts   map[string]*halt     // by operation
+	secrets map[string]string       // by value: what it is
+	asked   map[string]time.Time    // by token: when the request for it arrived
+	held    map[string]*heldRequest // by operation
 }
 
-// halt holds up one request.
-type halt struct {
-	done     bool // the work is done first, and the answer held up
+// heldRequest is a request that the wire holds.
+type heldRequest struct {
+	done     bool // the sandbox handles it first, and its response is held
 	arrived  chan struct{}
 	released chan struct{}
 	once     sync.Once
 }
 
-// holdUp makes the wire hold up the next request of an operation: before the
-// sandbox has heard of it, or, if done, when it has done the work and not yet
-// answered. If whoever sent it hangs up meanwhile, nothing more happens.
-func (e *engine) holdUp(operation string, done bool) *halt {
+// hold makes the wire hold the next request of an operation: before it reaches the sandbox, or, if
+// done, after the sandbox has handled it and before its response. If the sender hangs up meanwhile,
+// nothing more happens.
+func (e *engine) hold(operation string, done bool) *heldRequest {
 	e.t.Helper()
-	h := &halt{done: done, arrived: make(chan struct{}), released: make(chan struct{})}
-	// The engine waits for an answer before it ends, and Vault for the engine.
+	h := &heldRequest{done: done, arrived: make(chan struct{}), released: make(chan struct{})}
+	// The engine waits for a response before it stops, and Vault for the engine.
 	e.t.Cleanup(h.release)
 	e.wire.mu.Lock()
 	defer e.wire.mu.Unlock()
-	if e.wire.halts == nil {
-		e.wire.halts = map[string]*halt{}
+	if e.wire.held == nil {
+		e.wire.held = map[string]*heldRequest{}
 	}
-	e.wire.halts[operation] = h
+	e.wire.held[operation] = h
 	return h
 }
 
-func (h *halt) release() { h.once.Do(func() { close(h.released) }) }
+func (h *heldRequest) release() { h.once.Do(func() { close(h.released) }) }
 
-// await waits until a request is being held up.
-func (h *halt) await(t *testing.T) {
+// await waits until the request has arrived and is held.
+func (h *heldRequest) await(t *testing.T) {
 	t.Helper()
 	select {
 	case <-h.arrived:
 	case <-time.After(soon):
-		t.Fatalf("no request has arrived after %s", soon)
+		t.Fatalf("no request has arrived within %s", soon)
 	}
 }
 
-func (w *wire) take(operation string) *halt {
+func (w *wire) take(operation string) *heldRequest {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	h := w.halts[operation]
-	delete(w.halts, operation)
+	h := w.held[operation]
+	delete(w.held, operation)
 	return h
 }
 
-// wrap is for sandbox.Options.
+// wrap is the Wrap of sandbox.Options.
 func (w *wire) wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		answer, arrived := &copied{ResponseWriter: rw}, time.Now()
+		answer, arrived := &recordingWriter{ResponseWriter: rw}, time.Now()
 		h := w.take(sandbox.Operation(r))
 		if h == nil {
 			next.ServeHTTP(answer, r)
 		} else {
 			h.serve(answer, r, next)
 		}
-		w.remember(answer.body.Bytes(), arrived)
+		w.recordSecrets(answer.body.Bytes(), arrived)
 	})
 }
 
-// askedAt is when the engine asked for a token, and so no later than the moment in
-// which the one before it died; zero if the sandbox has told no such token.
+// askedAt returns when the request for a token arrived, which is no later than the moment at which
+// the previous token died; zero if the sandbox has issued no such token.
 func (w *wire) askedAt(token string) time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.asked[token]
 }
 
-func (h *halt) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
+func (h *heldRequest) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	held := httptest.NewRecorder()
 	if h.done {
 		next.ServeHTTP(held, r)
@@ -113,21 +113,21 @@ func (h *halt) serve(w http.ResponseWriter, r *http.Request, next http.Handler) 
 	_, _ = w.Write(held.Body.Bytes())
 }
 
-// copied keeps a copy of the answer.
-type copied struct {
+// recordingWriter keeps a copy of the response's body.
+type recordingWriter struct {
 	http.ResponseWriter
 	body bytes.Buffer
 }
 
-func (c *copied) Write(p []byte) (int, error) {
+func (c *recordingWriter) Write(p []byte) (int, error) {
 	c.body.Write(p)
 	return c.ResponseWriter.Write(p)
 }
 
-// Unwrap lets the sandbox reach the connection, which it has to for its misbehaviour.
-func (c *copied) Unwrap() http.ResponseWriter { return c.ResponseWriter }
+// Unwrap gives the sandbox access to the connection, which its misbehaviours need.
+func (c *recordingWriter) Unwrap() http.ResponseWriter { return c.ResponseWriter }
 
-func (w *wire) remember(body []byte, arrived time.Time) {
+func (w *wire) recordSecrets(body []byte, arrived time.Time) {
 	var answer struct {
 		AccessToken struct{ Value, Manage string } `json:"access_token"`
 		Continue    struct {
@@ -146,7 +146,7 @@ func (w *wire) remember(body []byte, arrived time.Time) {
 	if answer.AccessToken.Value != "" {
 		w.asked[answer.AccessToken.Value] = arrived
 	}
-	// Of a URL its end is what nobody may know.
+	// The last segment of a URL is the secret.
 	for value, what := range map[string]string{
 		answer.AccessToken.Value:            "an access token",
 		lastPart(answer.AccessToken.Manage): "a manage URL",
@@ -161,31 +161,31 @@ func (w *wire) remember(body []byte, arrived time.Time) {
 
 func lastPart(url string) string { return url[strings.LastIndexByte(url, '/')+1:] }
 
-// noSecretIn checks that a text holds nothing that the sandbox has told, and no
-// private key. It never shows what it finds.
-func (e *engine) noSecretIn(where, text string, keys ...string) {
+// checkNoSecret checks that a text contains no secret that the sandbox has issued, and no private
+// key. It never prints what it finds.
+func (e *engine) checkNoSecret(where, text string, keys ...string) {
 	e.t.Helper()
 	e.wire.mu.Lock()
 	defer e.wire.mu.Unlock()
 	for value, what := range e.wire.secrets {
 		if strings.Contains(text, value) {
-			e.t.Errorf("%s holds %s", where, what)
+			e.t.Errorf("%s contains %s", where, what)
 		}
 	}
-	e.noKeyIn(where, text, keys...)
+	e.checkNoKey(where, text, keys...)
 }
 
-// noKeyIn checks that a text holds no private key.
-func (e *engine) noKeyIn(where, text string, keys ...string) {
+// checkNoKey checks that a text contains no private key.
+func (e *engine) checkNoKey(where, text string, keys ...string) {
 	e.t.Helper()
 	for _, key := range append(keys, e.key) {
 		for _, form := range []string{keyLine(key), base64.StdEncoding.EncodeToString([]byte(key))} {
 			if strings.Contains(text, form) {
-				e.t.Errorf("%s holds a private key", where)
+				e.t.Errorf("%s contains a private key", where)
 			}
 		}
 	}
 }
 
-// keyLine is the one line of a key's PEM text that says which key it is.
+// keyLine returns the line of a key's PEM text that encodes the key.
 func keyLine(key string) string { return strings.Split(key, "\n")[1] }

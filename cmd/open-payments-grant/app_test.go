@@ -27,8 +27,8 @@ func TestUsage(t *testing.T) {
 		"authorize -help":                   {0, "-poll"},
 		"status -help":                      {0, "-mount"},
 		"completion -help":                  {0, "fish"},
-		"authorize x":                       {2, "-access: is needed"},
-		"authorize x -access " + file:       {2, "-wallet: is needed"},
+		"authorize x":                       {2, "-access: is required"},
+		"authorize x -access " + file:       {2, "-wallet: is required"},
 		"authorize -access f -wallet w":     {2, "takes one NAME"},
 		"authorize x y -access f -wallet w": {2, "takes one NAME"},
 		"authorize x -access f -wallet w -timeout=-1s": {2, "-timeout"},
@@ -85,7 +85,8 @@ rent    active   https://wallet.example/alice  2026-05-04T12:10:00Z  1          
 	r.stdout.Reset()
 	r.check(t, r.run(t.Context(), []string{"list", "-format=json"}), statusDone)
 	var all []map[string]any
-	if err := json.Unmarshal(r.stdout.Bytes(), &all); err != nil || len(all) != 3 || all[2]["name"] != "rent" || all[2]["generation"] != 1.0 {
+	if err := json.Unmarshal(r.stdout.Bytes(), &all); err != nil || len(all) != 3 || all[2]["name"] != "rent" ||
+		all[2]["generation"] != 1.0 {
 		t.Errorf("it prints\n%s", r.stdout.String())
 	}
 
@@ -108,10 +109,11 @@ func TestStatus(t *testing.T) {
 }
 
 func TestToken(t *testing.T) {
-	t.Run("of a file", func(t *testing.T) {
+	t.Run("from a file", func(t *testing.T) {
 		r := newRunner(t)
 		t.Setenv("VAULT_TOKEN", "")
-		if err := os.WriteFile(filepath.Join(os.Getenv("HOME"), ".vault-token"), []byte("token-of-the-test\n"), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(os.Getenv("HOME"), ".vault-token"), []byte("token-of-the-test\n"),
+			0o600); err != nil {
 			t.Fatal(err)
 		}
 		r.check(t, r.run(t.Context(), []string{"list"}), statusDone)
@@ -132,25 +134,27 @@ func TestToken(t *testing.T) {
 	})
 }
 
-func TestHolds(t *testing.T) {
+func TestContains(t *testing.T) {
 	for name, row := range map[string]struct {
 		have, want string
-		holds      bool
+		contains   bool
 	}{
-		"another order":  {`[{"type":"a"},{"type":"b","actions":["read","create"]}]`, `[{"type":"b","actions":["create","read"]},{"type":"a"}]`, true},
+		"another order": {`[{"type":"a"},{"type":"b","actions":["read","create"]}]`,
+			`[{"type":"b","actions":["create","read"]},{"type":"a"}]`, true},
 		"server adds":    {`[{"type":"a","identifier":"x"}]`, `[{"type":"a"}]`, true},
 		"asked for more": {`[{"type":"a"}]`, `[{"type":"a","identifier":"x"}]`, false},
 		"one right less": {`[{"type":"a"},{"type":"b"}]`, `[{"type":"a"}]`, false},
-		"another amount": {`[{"limits":{"debitAmount":{"value":"5"}}}]`, `[{"limits":{"debitAmount":{"value":"50"}}}]`, false},
-		"another shape":  {`{"type":"a"}`, `[{"type":"a"}]`, false},
-		"an object":      {`[["a"]]`, `[{"type":"a"}]`, false},
+		"another amount": {`[{"limits":{"debitAmount":{"value":"5"}}}]`, `[{"limits":{"debitAmount":{"value":"50"}}}]`,
+			false},
+		"another shape": {`{"type":"a"}`, `[{"type":"a"}]`, false},
+		"an object":     {`[["a"]]`, `[{"type":"a"}]`, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var have, want any
 			json.Unmarshal([]byte(row.have), &have)
 			json.Unmarshal([]byte(row.want), &want)
-			if holds(have, want) != row.holds {
-				t.Errorf("it is %t", !row.holds)
+			if contains(have, want) != row.contains {
+				t.Errorf("contains is %t", !row.contains)
 			}
 		})
 	}
@@ -183,11 +187,11 @@ func TestWaitingLine(t *testing.T) {
 	}
 	var out bytes.Buffer
 	line := &terminal{out: &out, live: true}
-	stop := line.tell(func() string { return "waiting" })
-	line.say("news")
+	stop := line.showStatus(func() string { return "waiting" })
+	line.printf("news")
 	stop()
 	if text := out.String(); !strings.Contains(text, clearLine+"news\n") || !strings.HasSuffix(text, clearLine) {
-		t.Errorf("a terminal gets %q", text)
+		t.Errorf("it writes %q to a terminal", text)
 	}
 }
 
@@ -202,8 +206,9 @@ func TestBrowser(t *testing.T) {
 	}
 	display := func(name string) string { return map[string]string{"DISPLAY": ":0"}[name] }
 	none := func(string) string { return "" }
-	if openerFor("linux", none) != nil || openerFor("linux", display)[0] != "xdg-open" || openerFor("darwin", none)[0] != "open" || openerFor("windows", none)[0] != "rundll32" {
-		t.Error("a wrong opener")
+	if openerFor("linux", none) != nil || openerFor("linux", display)[0] != "xdg-open" ||
+		openerFor("darwin", none)[0] != "open" || openerFor("windows", none)[0] != "rundll32" {
+		t.Error("a wrong command opens the browser")
 	}
 	if got := withoutTokens([]string{"A=1", "VAULT_TOKEN=x", "BAO_TOKEN=y"}); !slices.Equal(got, []string{"A=1"}) {
 		t.Errorf("the browser gets %q", got)
@@ -215,7 +220,7 @@ func TestCompletion(t *testing.T) {
 		r := newRunner(t)
 		r.check(t, r.run(t.Context(), []string{"completion", shell}), statusDone)
 		r.says(t, "list -format=names", "authorize", "status", "no-browser")
-		if shell != "bash" { // the one that is on every machine that tests
+		if shell != "bash" { // the only shell that every test machine has
 			continue
 		}
 		file := filepath.Join(t.TempDir(), "script")
@@ -226,7 +231,7 @@ func TestCompletion(t *testing.T) {
 	}
 }
 
-// What bash offers after a line, its last word begun.
+// What bash offers to complete the last word of a line.
 func TestBashCompletes(t *testing.T) {
 	r := newRunner(t)
 	r.run(t.Context(), []string{"completion", "bash"})

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: MPL-2.0
+
+// Package client sends requests to an Open Payments resource server with access tokens and
+// signatures from Vault's Open Payments secrets engine. The application that uses it never holds
+// the client's private key.
+//
+// A [Client] is an [http.RoundTripper]: an http.Client with a Client as its Transport sends signed
+// requests, and so does the Open Payments SDK for Go when it is given that http.Client. Code that
+// needs only the token's value calls [Client.Token].
+//
+// The package talks to Vault over its HTTP API and imports nothing from the engine: it reads
+// op/token/NAME, renews and revokes the leases of those reads (sys/leases/renew and
+// sys/leases/revoke), and has requests signed by op/sign/NAME. client.go is the public API,
+// lease.go keeps the token fresh, transport.go signs and sends requests.
+package client
