@@ -26,15 +26,15 @@ type grantRequest struct {
 	twoAmounts  bool // a right is limited by debitAmount and receiveAmount
 }
 
-// parseGrantRequest checks a grant request against the OpenAPI document. Its errors are sentences for the client, which
-// name the member that is wrong and never its value.
-func parseGrantRequest(body string) (grantRequest, error) {
+// parseGrantRequest checks a grant request against the OpenAPI document; clientForm is Dialect.Client. Its errors are
+// sentences for the client, which name the member that is wrong and never its value.
+func parseGrantRequest(body, clientForm string) (grantRequest, error) {
 	var request grantRequest
 	top, err := asObject(json.RawMessage(body), "the body")
 	if err != nil {
 		return request, err
 	}
-	if request.client, err = parseClient(top["client"]); err != nil {
+	if request.client, err = parseClient(top["client"], clientForm); err != nil {
 		return request, err
 	}
 	_, request.hasInteract = top["interact"]
@@ -69,31 +69,36 @@ func (g *grantRequest) refuseUnsupported() error {
 	return nil
 }
 
-// parseClient reads the three forms in which a client may name itself.
-func parseClient(raw json.RawMessage) (client, error) {
-	if raw == nil {
+// parseClient reads the three forms in which a client may name itself, or those of one dialect.
+func parseClient(raw json.RawMessage, form string) (client, error) {
+	switch {
+	case raw == nil:
 		return client{}, wrong("client", "is required")
+	case form == ClientString && raw[0] != '"':
+		return client{}, wrong("client", "must be a string")
+	case form == ClientObject && raw[0] != '{':
+		return client{}, wrong("client", "must be an object")
 	}
 	if raw[0] == '"' {
 		wallet, err := members{"client": raw}.uri("client", "")
 		return client{wallet: wallet}, err
 	}
-	form, err := asObject(raw, "client")
+	named, err := asObject(raw, "client")
 	if err != nil {
 		return client{}, err
 	}
-	if err := form.only("client", "walletAddress", "jwk"); err != nil {
+	if err := named.only("client", "walletAddress", "jwk"); err != nil {
 		return client{}, err
 	}
-	if len(form) != 1 {
+	if len(named) != 1 {
 		return client{}, wrong("client", "must have walletAddress or jwk, not both")
 	}
-	if form["walletAddress"] != nil {
-		wallet, err := form.uri("walletAddress", "client.")
+	if named["walletAddress"] != nil {
+		wallet, err := named.uri("walletAddress", "client.")
 		return client{wallet: wallet}, err
 	}
 	var key jwk
-	if json.Unmarshal(form["jwk"], &key) != nil || key.check() != nil {
+	if json.Unmarshal(named["jwk"], &key) != nil || key.check() != nil {
 		return client{}, wrong("client.jwk", "must be an Ed25519 public key")
 	}
 	return client{key: &key}, nil

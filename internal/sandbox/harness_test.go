@@ -66,7 +66,7 @@ func newWorldWith(t *testing.T, o sandbox.Options) *world {
 	s.PublishKey(keyID, public)
 	w := &world{Server: s, t: t, clock: c, key: private}
 	w.http = &http.Client{
-		Transport:     &http.Transport{DisableKeepAlives: true},
+		Transport:     &http.Transport{DisableKeepAlives: true, DisableCompression: true},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	return w
