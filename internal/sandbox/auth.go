@@ -114,10 +114,13 @@ func (s *Server) publicName(c client) (string, error) {
 	var document struct {
 		PublicName string `json:"publicName"`
 	}
-	if c.key == nil && s.fetch(c.wallet, &document) == nil && document.PublicName != "" {
-		return document.PublicName, nil
+	if c.key != nil || s.fetch(c.wallet, &document) != nil {
+		return "", refused(http.StatusBadRequest, codeInvalidClient, "could not determine client")
 	}
-	return "", refused(http.StatusBadRequest, codeInvalidClient, "could not determine client")
+	if document.PublicName == "" {
+		return "", refused(http.StatusBadRequest, codeInvalidRequest, "the client's wallet address has no public name")
+	}
+	return document.PublicName, nil
 }
 
 // openContinuation finds the grant that a continue or cancel is about and verifies that its client has signed.

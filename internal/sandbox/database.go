@@ -14,6 +14,7 @@ import (
 // database is what is wrong with the database that a request meets; the zero value is a sound one.
 type database struct {
 	readOnly bool
+	killed   bool   // in the middle of a rotation
 	pool     *pool  // nil if there are connections for all
 	arrive   func() // tells the pool that a rotation has come
 }

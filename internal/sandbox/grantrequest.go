@@ -23,6 +23,7 @@ type grantRequest struct {
 	finish      finish
 	hasSubject  bool
 	needsOwner  bool // the rights include one that only its owner can give
+	listsAny    bool // a right is to list all incoming payments, and does not say whose
 	twoAmounts  bool // a right is limited by debitAmount and receiveAmount
 }
 
@@ -63,6 +64,8 @@ func (g *grantRequest) refuseUnsupported() error {
 		return refuse("the sandbox does not grant subject information")
 	case len(g.access) == 0:
 		return refuse("access_token.access is empty")
+	case g.listsAny:
+		return refuse("list-all of incoming payments needs an identifier")
 	case g.needsOwner && !g.hasInteract:
 		return refuse("missing required request field 'interact'")
 	}
@@ -174,7 +177,8 @@ func (g *grantRequest) parseRight(raw json.RawMessage) error {
 	if err := right.only("access_token.access", allowed...); err != nil {
 		return err
 	}
-	if _, err := right.words("actions", at, actions...); err != nil {
+	wanted, err := right.words("actions", at, actions...)
+	if err != nil {
 		return err
 	}
 	if right["identifier"] != nil || kind == typeOutgoing {
@@ -182,9 +186,14 @@ func (g *grantRequest) parseRight(raw json.RawMessage) error {
 			return err
 		}
 	}
-	if kind == typeOutgoing {
+	switch {
+	case kind == typeOutgoing:
 		g.needsOwner = true
 		return g.parseLimits(right["limits"])
+	case kind == typeIncoming:
+		// What other clients have asked for is the owner's to show.
+		g.needsOwner = g.needsOwner || slices.Contains(wanted, "list-all") || slices.Contains(wanted, "read-all")
+		g.listsAny = g.listsAny || slices.Contains(wanted, "list-all") && right["identifier"] == nil
 	}
 	return nil
 }

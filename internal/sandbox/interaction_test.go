@@ -150,7 +150,7 @@ func TestFinishURI(t *testing.T) {
 }
 
 var (
-	hashInQuery      = regexp.MustCompile(`hash=[A-Za-z0-9]([A-Za-z0-9]|%2B|%2F)+%3D`)
+	hashInQuery      = regexp.MustCompile(`hash=([A-Za-z0-9]|%2B|%2F)+%3D`)
 	referenceInQuery = regexp.MustCompile(`interact_ref=[A-Z0-9]{20,}`)
 )
 

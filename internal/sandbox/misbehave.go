@@ -11,7 +11,7 @@ import (
 
 // Misbehaviour says what a sandbox does wrong. The zero value behaves.
 //
-// One of these can be done at once: an answer of its own (Status, JSON and Text), NotJSON, ReadOnly, Pool, Drop, Reset,
+// One of these can be done at once: an answer of its own (Status, JSON and Text), NotJSON, ReadOnly, Pool, Killed, Drop, Reset,
 // Silent or Wire. Wire also goes with an answer of its own. Delay and KeysDown go with any.
 type Misbehaviour struct {
 	// On are the operations that it applies to; empty means all that clients ask of the authorization server: "grant",
@@ -46,6 +46,9 @@ type Misbehaviour struct {
 	// PoolTimeout is how long a rotation waits for a connection, 60 s if zero; "pool_timeout" in JSON, a Go duration.
 	PoolTimeout time.Duration `json:"-"`
 
+	// Killed ends in the middle of the work, as a server does whose process is killed, and closes the connection without an
+	// answer: a rotation has revoked the old token and made no new one. Of other operations the work is done.
+	Killed bool `json:"killed,omitempty"`
 	// Drop does the work and then closes the connection without an answer.
 	Drop bool `json:"drop,omitempty"`
 	// Reset closes the connection with a TCP reset.
@@ -76,6 +79,7 @@ var kinds = []kind{
 	{"read_only", func(m Misbehaviour) bool { return m.ReadOnly }, workReadOnly},
 	{"pool", func(m Misbehaviour) bool { return m.Pool != 0 }, workWithPool},
 	{"keys_down", func(m Misbehaviour) bool { return m.KeysDown }, answerKeysDown},
+	{"killed", func(m Misbehaviour) bool { return m.Killed }, killWork},
 	{"drop", func(m Misbehaviour) bool { return m.Drop }, dropAnswer},
 	{"reset", func(m Misbehaviour) bool { return m.Reset }, resetConnection},
 	{"silent", func(m Misbehaviour) bool { return m.Silent }, silenceConnection},
@@ -165,6 +169,10 @@ func workReadOnly(_ *Server, _ *fault, work http.Handler) http.Handler {
 
 func workWithPool(_ *Server, f *fault, work http.Handler) http.Handler {
 	return f.pool.expecting(work)
+}
+
+func killWork(s *Server, f *fault, work http.Handler) http.Handler {
+	return dropAnswer(s, f, withDatabase(database{killed: true}, work))
 }
 
 func dropAnswer(_ *Server, _ *fault, work http.Handler) http.Handler {

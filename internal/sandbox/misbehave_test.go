@@ -144,6 +144,27 @@ func TestLostAnswer(t *testing.T) {
 	w.wantLive(0)
 }
 
+// A process that is killed in the middle of a rotation has revoked the token, and made no other.
+func TestKilled(t *testing.T) {
+	w := newWorld(t)
+	g := w.grant()
+	w.Misbehave(sandbox.Misbehaviour{Killed: true, Times: 1})
+	if r, err := w.try(w.rotate(g)); err == nil {
+		t.Fatalf("got %s, want no answer", r)
+	}
+	w.wantLive(0)
+	w.want(w.ask(w.rotate(g)), http.StatusUnauthorized, invalidAccessToken)
+	polled := w.pending(w.outgoing(""), app)
+	reference := w.reference(polled, w.consent(polled, true))
+	w.clock.pass(5 * time.Second)
+	w.Misbehave(sandbox.Misbehaviour{Killed: true, Times: 1})
+	if r, err := w.try(w.finish(polled, reference)); err == nil {
+		t.Fatalf("got %s, want no answer", r)
+	}
+	w.wantLive(1)
+	w.want(w.ask(w.finish(polled, reference)), http.StatusUnauthorized, "")
+}
+
 func TestTimes(t *testing.T) {
 	w := newWorld(t)
 	g := w.grant()

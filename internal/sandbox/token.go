@@ -54,12 +54,18 @@ func (s *Server) rotate(d database, old *token) (fresh *token, err error) {
 	}
 	ok := false
 	work := func() { fresh, ok = s.store.rotate(old, s.now().Add(s.tokenLifetime)) }
-	if d.pool == nil {
+	switch {
+	case d.killed:
+		err = errLostHalfWay
+	case d.pool != nil:
+		err = d.pool.rotate(s, d.arrive, work)
+	default:
 		work()
-	} else if err := d.pool.rotate(s, d.arrive, work); err != nil {
-		if errors.Is(err, errLostHalfWay) {
-			s.store.revoke(old)
-		}
+	}
+	if errors.Is(err, errLostHalfWay) {
+		s.store.revoke(old)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if !ok {
