@@ -93,7 +93,7 @@ func (m Misbehaviour) check() error {
 		return errors.New(`"pool" must be at least 2: each rotation takes two connections`)
 	}
 	if m.Wire != "" && wires[m.Wire] == nil {
-		return fmt.Errorf(`"wire" must be one of %s`, strings.Join(wireNames(), ", "))
+		return fmt.Errorf(`"wire" must be one of %s`, strings.Join(WireNames(), ", "))
 	}
 	if err := m.checkAnswer(); err != nil {
 		return err

@@ -39,8 +39,8 @@ var wires = map[string]func(w http.ResponseWriter, r *http.Request, whole record
 	WireTwice:       sendTwice,
 }
 
-// wireNames are the names of wires, sorted.
-func wireNames() []string { return slices.Sorted(maps.Keys(wires)) }
+// WireNames returns what Misbehaviour.Wire can be, sorted.
+func WireNames() []string { return slices.Sorted(maps.Keys(wires)) }
 
 // recorded is an answer that was not sent yet.
 type recorded struct {
