@@ -24,7 +24,10 @@ A wallet for people without one, in one process, in memory, on loopback: wallet 
 authorization server and a resource server. It is for trying and testing only. It holds no money, keeps nothing,
 and lets whoever can reach it change the client's keys.
 
-Its first line on standard output is "sandbox listening on URL". It ends at SIGINT or SIGTERM.
+Its servers do what Rafiki's do. They can be told to speak another server's dialect, and to misbehave: with the flags
+below, or while it runs with PUT /dialect and PUT /misbehave. What it prints when it starts names the members of both.
+
+The first line on standard output is "sandbox listening on URL". It ends at SIGINT or SIGTERM.
 
 Flags:
 `
@@ -34,6 +37,8 @@ type flags struct {
 	addr          string
 	tokenLifetime time.Duration
 	clientJWKS    string
+	caFile        string
+	dialect       string
 	misbehave     string
 	logLevel      string
 	version       bool
@@ -46,7 +51,10 @@ func parse(args []string, stderr io.Writer) (flags, error) {
 	set.StringVar(&f.addr, "addr", "127.0.0.1:0", "`HOST:PORT` to listen on: loopback only, port 0 is any free one")
 	set.DurationVar(&f.tokenLifetime, "token-lifetime", 10*time.Minute, "what an access token lives, in whole seconds")
 	set.StringVar(&f.clientJWKS, "client-jwks", "", "`FILE` with the client's JSON Web Key Set (public keys)")
-	set.StringVar(&f.misbehave, "misbehave", "", "`JSON` of what to do wrong from the start, as for PUT /misbehave")
+	set.StringVar(&f.caFile, "ca-file", "", "serve https, and write the certificate to trust to `FILE` (PEM)")
+	set.StringVar(&f.dialect, "dialect", "", "`JSON` of how the servers differ from others from the start, as for PUT /dialect")
+	set.StringVar(&f.misbehave, "misbehave", "",
+		"`JSON` of what to do wrong from the start, as for PUT /misbehave: an object or a list")
 	set.StringVar(&f.logLevel, "log-level", "info", "trace, debug, info, warn, error or off; the log goes to standard error")
 	set.BoolVar(&f.version, "version", false, "print the version and end")
 	set.Usage = func() {
@@ -92,38 +100,61 @@ func start(f flags, stderr io.Writer) (*sandbox.Server, error) {
 	if level == hclog.NoLevel {
 		return nil, fmt.Errorf("-log-level knows no %q", f.logLevel)
 	}
-	var jwks []byte
-	if f.clientJWKS != "" {
-		var err error
-		if jwks, err = os.ReadFile(f.clientJWKS); err != nil {
-			return nil, fmt.Errorf("-client-jwks: %w", err)
+	options := sandbox.Options{
+		Addr: f.addr, TokenLifetime: f.tokenLifetime, TLS: f.caFile != "",
+		Logger: hclog.New(&hclog.LoggerOptions{Name: "sandbox", Level: level, Output: stderr}),
+	}
+	if f.dialect != "" {
+		if err := json.Unmarshal([]byte(f.dialect), &options.Dialect); err != nil {
+			return nil, fmt.Errorf("-dialect: %w", err)
 		}
 	}
-	var misbehaviour sandbox.Misbehaviour
+	var misbehaviours []sandbox.Misbehaviour
 	if f.misbehave != "" {
-		if err := json.Unmarshal([]byte(f.misbehave), &misbehaviour); err != nil {
+		var err error
+		if misbehaviours, err = sandbox.ParseMisbehaviours([]byte(f.misbehave)); err != nil {
 			return nil, fmt.Errorf("-misbehave: %w", err)
 		}
 	}
-	logger := hclog.New(&hclog.LoggerOptions{Name: "sandbox", Level: level, Output: stderr})
-	server, err := sandbox.Start(sandbox.Options{Addr: f.addr, TokenLifetime: f.tokenLifetime, Logger: logger})
+	server, err := sandbox.Start(options)
 	if err != nil {
 		return nil, err
 	}
-	if jwks != nil {
-		if err := server.SetClientKeys(jwks); err != nil {
-			server.Close()
-			return nil, fmt.Errorf("-client-jwks: %w", err)
-		}
+	if err := exchangeKeys(server, f); err != nil {
+		server.Close()
+		return nil, err
 	}
-	server.Misbehave(misbehaviour)
+	server.Misbehave(misbehaviours...)
 	return server, nil
 }
 
-// explain tells how to use the sandbox. Scripts read the first line.
+// exchangeKeys reads the client's public keys and writes the sandbox's certificate.
+func exchangeKeys(server *sandbox.Server, f flags) error {
+	if f.clientJWKS != "" {
+		jwks, err := os.ReadFile(f.clientJWKS)
+		if err == nil {
+			err = server.SetClientKeys(jwks)
+		}
+		if err != nil {
+			return fmt.Errorf("-client-jwks: %w", err)
+		}
+	}
+	if f.caFile != "" {
+		if err := os.WriteFile(f.caFile, server.CertificatePEM(), 0o600); err != nil {
+			return fmt.Errorf("-ca-file: %w", err)
+		}
+	}
+	return nil
+}
+
+// explain prints how to use the sandbox. Scripts read the first line.
 func explain(server *sandbox.Server, stdout io.Writer) {
 	url := server.URL()
-	fmt.Fprintf(stdout, `sandbox listening on %[1]s
+	fmt.Fprintf(stdout, usage, url, server.WalletAddress("alice"), server.WalletAddress("shop"),
+		server.WalletAddress("client"), server.AuthServer(), server.ResourceServer())
+}
+
+const usage = `sandbox listening on %[1]s
 
 A wallet for trying and testing only: in memory, on loopback, without money.
 
@@ -140,13 +171,41 @@ Make it misbehave, here by losing the answer to one rotation; then see what is s
   curl -X PUT --data '{"on":["rotate"],"times":1,"drop":true}' %[1]s/misbehave
   curl %[1]s/misbehave
   curl -X DELETE %[1]s/misbehave
-Members: on (grant, continue, cancel, rotate, revoke, interact, keys, wallet, resource), times, and what to do:
-delay ("2s"), drop, reset, status (500), not_json, keys_down.
+Members, all optional:
+  on         the operations: grant, continue, cancel, rotate, revoke, interact, keys, wallet, resource;
+             the first five if left out
+  times      how many requests, then it ends; delay ("2s") before anything else; after: do the work first
+  status, header ({"Location":"/"}), json (any value) or text
+             the answer to give
+  not_json   answer with an HTML page
+  drop, reset, silent
+             close the connection without an answer, or keep it open and say nothing
+  killed     a rotation ends half-way: the old token is revoked, and there is no new one
+  wire       break the answer on its way: byte_order_mark, cut, gzip, long_length, no_last_chunk, twice
+  read_only  the database takes no changes: rotations answer 404 invalid_rotation
+  pool (10), pool_timeout ("60s")
+             so many rotations at once block each other for so long
+  keys_down  the client's key set is not to be had
+A list of such objects is done one after the other; a request gets the first that applies to it.
+
+Have it speak another server's dialect; see it, and end it:
+  curl -X PUT --data '{"client":"string","key_cache":"1m"}' %[1]s/dialect
+  curl %[1]s/dialect
+  curl -X DELETE %[1]s/dialect
+Members, all optional:
+  client        the only form of a grant request's client: string or object
+  token_list    access_token is a list of one token
+  manage        object (RFC 9635), missing or foreign (another origin)
+  expires_in    string or missing
+  continue      missing, other_path (without continue/) or foreign
+  new_continue  each answer to a continue request has a new continue, and the old one ends
+  key_cache     how long clients' key sets are kept ("1m")
+  unknown_key   the status of the answer to an unknown key id: 400 or 401
+  aliases, redirects
+                more paths of wallet addresses, and paths that redirect to them ({"/vanity":"alice"})
 
 Interactive grants: open the "redirect" of the answer in a browser to accept or decline as the owner.
-`, url, server.WalletAddress("alice"), server.WalletAddress("shop"), server.WalletAddress("client"),
-		server.AuthServer(), server.ResourceServer())
-}
+`
 
 func version() string {
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {

@@ -3,12 +3,10 @@
 package sandbox
 
 import (
-	"encoding/json"
 	"errors"
 	"net/http"
 	"net/url"
 	"strings"
-	"time"
 )
 
 // Error codes of the authorization server's OpenAPI document.
@@ -20,48 +18,6 @@ const (
 	codeRequestDenied       = "request_denied"
 	codeTooFast             = "too_fast"
 )
-
-// The parts of the authorization server's answers.
-type (
-	tokenAnswer struct {
-		Access    []json.RawMessage `json:"access"`
-		Value     string            `json:"value"`
-		Manage    string            `json:"manage"`
-		ExpiresIn int64             `json:"expires_in"`
-	}
-	continueAnswer struct {
-		AccessToken struct {
-			Value string `json:"value"`
-		} `json:"access_token"`
-		URI  string `json:"uri"`
-		Wait int64  `json:"wait,omitempty"`
-	}
-	interactAnswer struct {
-		Redirect string `json:"redirect"`
-		Finish   string `json:"finish"`
-	}
-	grantAnswer struct {
-		AccessToken *tokenAnswer    `json:"access_token,omitempty"`
-		Interact    *interactAnswer `json:"interact,omitempty"`
-		Continue    *continueAnswer `json:"continue,omitempty"`
-	}
-)
-
-func (s *Server) describeToken(t *token) *tokenAnswer {
-	return &tokenAnswer{
-		Access:    t.grant.access,
-		Value:     t.value,
-		Manage:    s.AuthServer() + "/token/" + t.manageID,
-		ExpiresIn: int64(s.tokenLifetime / time.Second),
-	}
-}
-
-// describeContinue tells how to continue a grant; wait is left out if zero.
-func (s *Server) describeContinue(g *grant, wait time.Duration) *continueAnswer {
-	c := &continueAnswer{URI: s.AuthServer() + "/continue/" + g.continueID, Wait: int64(wait / time.Second)}
-	c.AccessToken.Value = g.continueToken
-	return c
-}
 
 // open is how every request to the authorization server begins: body, Accept header, what the OpenAPI document says of
 // the body (fits, nil if nothing) and form of the signature, in Rafiki's order. What it does not do yet is verify the
@@ -92,6 +48,9 @@ func (s *Server) verify(sig *signature, c client) error {
 		return refused(http.StatusUnauthorized, codeInvalidClient, "invalid signature input")
 	}
 	key, err := s.publicKey(c, sig.keyID)
+	if errors.Is(err, errUnknownKey) && s.dialect.get().UnknownKey == http.StatusUnauthorized {
+		return refused(http.StatusUnauthorized, codeInvalidClient, "unknown key")
+	}
 	if err != nil {
 		return refused(http.StatusBadRequest, codeInvalidClient, "could not determine client")
 	}
@@ -105,7 +64,7 @@ func (s *Server) verify(sig *signature, c client) error {
 func (s *Server) requestGrant(w http.ResponseWriter, r *http.Request) error {
 	var request grantRequest
 	sig, err := s.open(r, func(json string) (err error) {
-		request, err = parseGrantRequest(json)
+		request, err = parseGrantRequest(json, s.dialect.get().Client)
 		return err
 	})
 	if err != nil {
@@ -115,6 +74,9 @@ func (s *Server) requestGrant(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if err := request.refuseUnsupported(); err != nil {
+		return err
+	}
+	if err := checkWritable(r); err != nil {
 		return err
 	}
 	now := s.now()
@@ -152,10 +114,13 @@ func (s *Server) publicName(c client) (string, error) {
 	var document struct {
 		PublicName string `json:"publicName"`
 	}
-	if c.key == nil && s.fetch(c.wallet, &document) == nil && document.PublicName != "" {
-		return document.PublicName, nil
+	if c.key != nil || s.fetch(c.wallet, &document) != nil {
+		return "", refused(http.StatusBadRequest, codeInvalidClient, "could not determine client")
 	}
-	return "", refused(http.StatusBadRequest, codeInvalidClient, "could not determine client")
+	if document.PublicName == "" {
+		return "", refused(http.StatusBadRequest, codeInvalidRequest, "the client's wallet address has no public name")
+	}
+	return document.PublicName, nil
 }
 
 // openContinuation finds the grant that a continue or cancel is about and verifies that its client has signed.
@@ -201,12 +166,31 @@ func (s *Server) continueGrant(w http.ResponseWriter, r *http.Request) error {
 	case !polls && reference == "":
 		return refused(http.StatusUnauthorized, codeInvalidRequest, "missing interaction reference")
 	}
+	if err := checkWritable(r); err != nil {
+		return err
+	}
 	var t *token
 	if polls {
 		t, err = s.store.poll(g, s.now(), s.wait, s.tokenLifetime)
 	} else {
 		t, err = s.store.continueWith(g, reference, s.now(), s.wait, s.tokenLifetime)
 	}
+	if err != nil {
+		return refuseContinuation(err)
+	}
+	if s.dialect.get().NewContinue {
+		s.store.renewContinuation(g)
+	}
+	if t == nil {
+		answer(w, http.StatusOK, grantAnswer{Continue: s.describeContinue(g, s.wait)})
+	} else {
+		answer(w, http.StatusOK, grantAnswer{AccessToken: s.describeToken(t), Continue: s.describeContinue(g, 0)})
+	}
+	return nil
+}
+
+// refuseContinuation is how the ways in which a continuation can fail are answered.
+func refuseContinuation(err error) error {
 	switch {
 	case errors.Is(err, errGrantGone):
 		return invalidGrant()
@@ -216,20 +200,18 @@ func (s *Server) continueGrant(w http.ResponseWriter, r *http.Request) error {
 		return refused(http.StatusBadRequest, codeTooFast, "the grant was continued before its wait was over")
 	case errors.Is(err, errHasFinish):
 		return refused(http.StatusUnauthorized, codeRequestDenied, "grant cannot be polled")
-	case err != nil:
-		return refused(http.StatusUnauthorized, codeRequestDenied, "grant cannot be continued")
-	case t == nil:
-		answer(w, http.StatusOK, grantAnswer{Continue: s.describeContinue(g, s.wait)})
 	default:
-		answer(w, http.StatusOK, grantAnswer{AccessToken: s.describeToken(t), Continue: s.describeContinue(g, 0)})
+		return refused(http.StatusUnauthorized, codeRequestDenied, "grant cannot be continued")
 	}
-	return nil
 }
 
 // cancelGrant serves delete-continue of the OpenAPI document.
 func (s *Server) cancelGrant(w http.ResponseWriter, r *http.Request) error {
 	g, err := s.openContinuation(r, nil)
 	if err != nil {
+		return err
+	}
+	if err := checkWritable(r); err != nil {
 		return err
 	}
 	if !s.store.cancel(g) {

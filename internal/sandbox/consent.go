@@ -60,7 +60,7 @@ func (s *Server) askOwner(w http.ResponseWriter, r *http.Request) error {
 	if !ok {
 		return unknownInteraction(w)
 	}
-	if s.store.outcome(i, s.now()) != outcomeUndecided {
+	if s.store.open(i, s.now()) != outcomeUndecided {
 		return s.finish(w, r, i)
 	}
 	nonce := newSecret()
@@ -96,9 +96,9 @@ func (s *Server) takeDecision(w http.ResponseWriter, r *http.Request) error {
 	}
 	switch r.PostFormValue("decision") {
 	case "accept":
-		s.store.decide(i, true, s.now())
+		s.store.decide(i, outcomeAccepted, s.now())
 	case "decline":
-		s.store.decide(i, false, s.now())
+		s.store.decide(i, outcomeDeclined, s.now())
 	default:
 		return showPage(w, http.StatusBadRequest, "notice", "", notice{
 			"Nothing was decided", "The request neither accepts nor declines.",
@@ -120,7 +120,7 @@ func (s *Server) finishInteraction(w http.ResponseWriter, r *http.Request) error
 
 // finish sends the owner back to the client, or says that there is nowhere to go.
 func (s *Server) finish(w http.ResponseWriter, r *http.Request, i *interaction) error {
-	o := s.store.outcome(i, s.now())
+	o := s.store.finish(i, s.now())
 	if location := i.finishLocation(o, s.AuthServer()); location != "" {
 		secure(w, "")
 		w.Header().Set("Location", location)

@@ -329,5 +329,25 @@ func TestInteractiveGrantNeedsPublicName(t *testing.T) {
 		return fmt.Sprintf(`{"access_token":{"access":[%s]},"client":%q,"interact":{"start":["redirect"]}}`, access, wallet.URL+"/me")
 	}
 	w.want(w.requestGrant(body(w.right(`"create"`))), http.StatusOK, "")
-	w.want(w.requestGrant(body(w.outgoing(""))), http.StatusBadRequest, noClient)
+	w.want(w.requestGrant(body(w.outgoing(""))), http.StatusBadRequest,
+		errorBody("invalid_request", "the client's wallet address has no public name"))
+}
+
+// What other clients have asked for is the owner's to show.
+func TestAllIncomingPaymentsNeedConsent(t *testing.T) {
+	w := newWorld(t)
+	const start = `,"interact":{"start":["redirect"]}`
+	for _, action := range []string{`"list-all"`, `"read-all"`, `"create","read-all"`} {
+		w.want(w.requestGrant(w.grantBody(w.right(action), "")), http.StatusBadRequest,
+			errorBody("invalid_request", "missing required request field 'interact'"))
+		g := w.decode(w.requestGrant(w.grantBody(w.right(action), start)))
+		if g.AccessToken.Value != "" || g.Interact.Redirect == "" {
+			t.Errorf("%s needs no consent", action)
+		}
+	}
+	anybodys := `{"type":"incoming-payment","actions":["%s-all"]}`
+	w.want(w.requestGrant(w.grantBody(fmt.Sprintf(anybodys, "list"), start)), http.StatusBadRequest,
+		errorBody("invalid_request", "list-all of incoming payments needs an identifier"))
+	w.want(w.requestGrant(w.grantBody(fmt.Sprintf(anybodys, "read"), start)), http.StatusOK, "")
+	w.wantLive(0)
 }

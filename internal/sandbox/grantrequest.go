@@ -23,18 +23,19 @@ type grantRequest struct {
 	finish      finish
 	hasSubject  bool
 	needsOwner  bool // the rights include one that only its owner can give
+	listsAny    bool // a right is to list all incoming payments, and does not say whose
 	twoAmounts  bool // a right is limited by debitAmount and receiveAmount
 }
 
-// parseGrantRequest checks a grant request against the OpenAPI document. Its errors are sentences for the client, which
-// name the member that is wrong and never its value.
-func parseGrantRequest(body string) (grantRequest, error) {
+// parseGrantRequest checks a grant request against the OpenAPI document; clientForm is Dialect.Client. Its errors are
+// sentences for the client, which name the member that is wrong and never its value.
+func parseGrantRequest(body, clientForm string) (grantRequest, error) {
 	var request grantRequest
 	top, err := asObject(json.RawMessage(body), "the body")
 	if err != nil {
 		return request, err
 	}
-	if request.client, err = parseClient(top["client"]); err != nil {
+	if request.client, err = parseClient(top["client"], clientForm); err != nil {
 		return request, err
 	}
 	_, request.hasInteract = top["interact"]
@@ -63,37 +64,44 @@ func (g *grantRequest) refuseUnsupported() error {
 		return refuse("the sandbox does not grant subject information")
 	case len(g.access) == 0:
 		return refuse("access_token.access is empty")
+	case g.listsAny:
+		return refuse("list-all of incoming payments needs an identifier")
 	case g.needsOwner && !g.hasInteract:
 		return refuse("missing required request field 'interact'")
 	}
 	return nil
 }
 
-// parseClient reads the three forms in which a client may name itself.
-func parseClient(raw json.RawMessage) (client, error) {
-	if raw == nil {
+// parseClient reads the three forms in which a client may name itself, or those of one dialect.
+func parseClient(raw json.RawMessage, form string) (client, error) {
+	switch {
+	case raw == nil:
 		return client{}, wrong("client", "is required")
+	case form == ClientString && raw[0] != '"':
+		return client{}, wrong("client", "must be a string")
+	case form == ClientObject && raw[0] != '{':
+		return client{}, wrong("client", "must be an object")
 	}
 	if raw[0] == '"' {
 		wallet, err := members{"client": raw}.uri("client", "")
 		return client{wallet: wallet}, err
 	}
-	form, err := asObject(raw, "client")
+	named, err := asObject(raw, "client")
 	if err != nil {
 		return client{}, err
 	}
-	if err := form.only("client", "walletAddress", "jwk"); err != nil {
+	if err := named.only("client", "walletAddress", "jwk"); err != nil {
 		return client{}, err
 	}
-	if len(form) != 1 {
+	if len(named) != 1 {
 		return client{}, wrong("client", "must have walletAddress or jwk, not both")
 	}
-	if form["walletAddress"] != nil {
-		wallet, err := form.uri("walletAddress", "client.")
+	if named["walletAddress"] != nil {
+		wallet, err := named.uri("walletAddress", "client.")
 		return client{wallet: wallet}, err
 	}
 	var key jwk
-	if json.Unmarshal(form["jwk"], &key) != nil || key.check() != nil {
+	if json.Unmarshal(named["jwk"], &key) != nil || key.check() != nil {
 		return client{}, wrong("client.jwk", "must be an Ed25519 public key")
 	}
 	return client{key: &key}, nil
@@ -169,7 +177,8 @@ func (g *grantRequest) parseRight(raw json.RawMessage) error {
 	if err := right.only("access_token.access", allowed...); err != nil {
 		return err
 	}
-	if _, err := right.words("actions", at, actions...); err != nil {
+	wanted, err := right.words("actions", at, actions...)
+	if err != nil {
 		return err
 	}
 	if right["identifier"] != nil || kind == typeOutgoing {
@@ -177,9 +186,14 @@ func (g *grantRequest) parseRight(raw json.RawMessage) error {
 			return err
 		}
 	}
-	if kind == typeOutgoing {
+	switch {
+	case kind == typeOutgoing:
 		g.needsOwner = true
 		return g.parseLimits(right["limits"])
+	case kind == typeIncoming:
+		// What other clients have asked for is the owner's to show.
+		g.needsOwner = g.needsOwner || slices.Contains(wanted, "list-all") || slices.Contains(wanted, "read-all")
+		g.listsAny = g.listsAny || slices.Contains(wanted, "list-all") && right["identifier"] == nil
 	}
 	return nil
 }

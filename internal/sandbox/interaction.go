@@ -5,7 +5,6 @@ package sandbox
 import (
 	"crypto/sha256"
 	"encoding/base64"
-	"net/url"
 	"strings"
 	"time"
 )
@@ -27,7 +26,8 @@ const (
 	outcomeAccepted
 	outcomeDeclined
 	outcomeExpired
-	outcomeCancelled // its grant was
+	outcomeCancelled // its grant was, after the owner had opened the page
+	outcomeUnopened  // its grant was cancelled before
 )
 
 // interaction is the question to an owner whether a client may have a grant.
@@ -39,6 +39,7 @@ type interaction struct {
 	clientName string
 	finish     finish
 	expires    time.Time
+	opened     bool    // the owner has seen the page
 	decision   outcome // undecided, accepted or declined
 }
 
@@ -64,34 +65,51 @@ func (s *store) byInteraction(id, nonce string) (*interaction, bool) {
 	return i, ok && i.nonce == nonce
 }
 
-func (s *store) outcome(i *interaction, now time.Time) outcome {
+// open is the owner's look at the page.
+func (s *store) open(i *interaction, now time.Time) outcome {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.outcomeLocked(i, now)
+	o := s.outcomeLocked(i, now)
+	i.opened = i.opened || o == outcomeUndecided
+	return o
 }
 
 func (s *store) outcomeLocked(i *interaction, now time.Time) outcome {
 	switch {
+	case s.grants[i.grant.continueID] != i.grant && !i.opened:
+		return outcomeUnopened
 	case s.grants[i.grant.continueID] != i.grant:
 		return outcomeCancelled
-	case i.decision == outcomeUndecided && !now.Before(i.expires):
+	case !now.Before(i.expires):
 		return outcomeExpired
 	default:
 		return i.decision
 	}
 }
 
-// decide is the owner's answer. Only the first one counts, and only in time.
-func (s *store) decide(i *interaction, accept bool, now time.Time) {
+// decide is the owner's answer. Only the first one counts, and only in time. The grant knows nothing of it until the
+// owner's browser has come to finish.
+func (s *store) decide(i *interaction, decision outcome, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case s.outcomeLocked(i, now) != outcomeUndecided:
-	case accept:
-		i.decision, i.grant.state = outcomeAccepted, stateApproved
-	default:
-		i.decision, i.grant.state = outcomeDeclined, stateRejected
+	if s.outcomeLocked(i, now) == outcomeUndecided {
+		i.decision = decision
 	}
+}
+
+// finish is the end of an interaction: the owner's decision becomes that of the grant. Coming here again approves a grant
+// again whose token was issued: so it is at Rafiki.
+func (s *store) finish(i *interaction, now time.Time) outcome {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := s.outcomeLocked(i, now)
+	switch o {
+	case outcomeAccepted:
+		i.grant.state = stateApproved
+	case outcomeDeclined:
+		i.grant.state = stateRejected
+	}
+	return o
 }
 
 // continueWith continues a grant with an interaction reference. One that comes too fast is not used up.
@@ -113,25 +131,29 @@ func (s *store) continueWith(g *grant, reference string, now time.Time, wait, li
 	}
 }
 
-// finishLocation is where the owner is sent when an interaction has ended: the client's URI with its own query, as it is
-// written, and what has become of the interaction. It is empty if the client does not want to be called back.
+// finishLocation is where the owner is sent when an interaction has ended: the client's URI with what has become of the
+// interaction in its query. It is empty if the client does not want to be called back.
 func (i *interaction) finishLocation(o outcome, grantEndpoint string) string {
 	if i.finish.uri == "" {
 		return ""
 	}
+	failed := func(result, message string) string {
+		return setQuery(i.finish.uri, parameter{"result", result}, parameter{"message", message})
+	}
 	switch o {
 	case outcomeAccepted:
 		hash := interactionHash(i.finish.nonce, i.nonce, i.reference, grantEndpoint)
-		return appendQuery(i.finish.uri, parameter{"hash", hash}, parameter{"interact_ref", i.reference})
+		return setQuery(i.finish.uri, parameter{"hash", hash}, parameter{"interact_ref", i.reference})
 	case outcomeDeclined:
-		return appendQuery(i.finish.uri, parameter{"result", "grant_rejected"})
+		return setQuery(i.finish.uri, parameter{"result", "grant_rejected"})
 	case outcomeExpired:
-		return appendQuery(i.finish.uri, parameter{"result", "invalid_interaction"},
-			parameter{"message", "the interaction has expired"})
+		return failed("invalid_interaction", "the interaction has expired")
+	case outcomeUnopened:
+		return failed("invalid_interaction", "the grant was cancelled")
 	case outcomeCancelled:
-		return appendQuery(i.finish.uri, parameter{"result", "unknown_interaction"})
+		return failed("unknown_interaction", "there is no such interaction")
 	default:
-		return appendQuery(i.finish.uri, parameter{"result", "grant_invalid"})
+		return failed("grant_invalid", "the owner has not decided")
 	}
 }
 
@@ -140,25 +162,4 @@ func (i *interaction) finishLocation(o outcome, grantEndpoint string) string {
 func interactionHash(clientNonce, serverNonce, reference, grantEndpoint string) string {
 	sum := sha256.Sum256([]byte(strings.Join([]string{clientNonce, serverNonce, reference, grantEndpoint}, "\n")))
 	return base64.StdEncoding.EncodeToString(sum[:])
-}
-
-// parameter is a name and a value of a query.
-type parameter struct{ name, value string }
-
-// appendQuery adds parameters behind what a URI's query has, even if that has the same names.
-func appendQuery(uri string, added ...parameter) string {
-	u, err := url.Parse(uri)
-	if err != nil {
-		return uri // it was parsed when the grant was asked for
-	}
-	var query strings.Builder
-	query.WriteString(u.RawQuery)
-	for _, p := range added {
-		if query.Len() > 0 {
-			query.WriteByte('&')
-		}
-		query.WriteString(url.QueryEscape(p.name) + "=" + url.QueryEscape(p.value))
-	}
-	u.RawQuery = query.String()
-	return u.String()
 }

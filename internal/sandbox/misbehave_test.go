@@ -5,6 +5,7 @@ package sandbox_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"reflect"
@@ -28,6 +29,7 @@ func TestMisbehaviours(t *testing.T) {
 	}{
 		"drop":        {sandbox.Misbehaviour{Drop: true}, isEOF, 0, "", true},
 		"reset":       {sandbox.Misbehaviour{Reset: true}, isReset, 0, "", false},
+		"done, reset": {sandbox.Misbehaviour{Reset: true, After: true}, isReset, 0, "", true},
 		"late reset":  {sandbox.Misbehaviour{Reset: true, Delay: time.Millisecond}, isReset, 0, "", false},
 		"status":      {sandbox.Misbehaviour{Status: 500}, nil, 500, "text/plain", false},
 		"rate limit":  {sandbox.Misbehaviour{Status: 429}, nil, 429, "text/plain", false},
@@ -64,6 +66,70 @@ func TestMisbehaviours(t *testing.T) {
 	}
 }
 
+// A fault can answer anything, before or after the work is done.
+func TestAnswerInstead(t *testing.T) {
+	for name, row := range map[string]struct {
+		m           sandbox.Misbehaviour
+		status      int
+		media, body string
+	}{
+		"a proxy's 401":           {sandbox.Misbehaviour{Status: 401}, 401, "text/plain", "Unauthorized"},
+		"an ingress's 404":        {sandbox.Misbehaviour{Status: 404, Text: "default backend - 404"}, 404, "text/plain", "default backend - 404"},
+		"a maintenance page":      {sandbox.Misbehaviour{NotJSON: true}, 200, "text/html", ""},
+		"a page of its own":       {sandbox.Misbehaviour{Text: "<p>Soon", Header: map[string]string{"Content-Type": "text/html"}}, 200, "text/html", "<p>Soon"},
+		"a stale key set":         {sandbox.Misbehaviour{Status: 401, JSON: invalidSignature}, 401, "application/json", invalidSignature},
+		"gone":                    {sandbox.Misbehaviour{Status: 410}, 410, "text/plain", "Gone"},
+		"continuation, 400":       {sandbox.Misbehaviour{Status: 400, JSON: errorBody("invalid_continuation", "x")}, 400, "application/json", errorBody("invalid_continuation", "x")},
+		"an error that is a word": {sandbox.Misbehaviour{Status: 400, JSON: `{"error":"too_fast"}`}, 400, "application/json", `{"error":"too_fast"}`},
+		"no body":                 {sandbox.Misbehaviour{Status: 204}, 204, "", ""},
+		"200, no body":            {sandbox.Misbehaviour{Status: 200}, 200, "", ""},
+		"redirect":                {sandbox.Misbehaviour{Status: 302, Header: map[string]string{"Location": "/elsewhere"}}, 302, "", ""},
+		"any JSON":                {sandbox.Misbehaviour{JSON: ` [1, null] `}, 200, "application/json", ` [1, null] `},
+	} {
+		for _, after := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/after=%v", name, after), func(t *testing.T) {
+				t.Parallel()
+				w := newWorld(t)
+				g := w.grant()
+				m := row.m
+				m.After = after
+				w.Misbehave(m)
+				for _, a := range []ask{w.revoke(g), w.cancel(g), w.rotate(g)} {
+					r := w.ask(a)
+					w.want(r, row.status, row.body)
+					if !strings.HasPrefix(r.header.Get("Content-Type"), row.media) || r.header.Get("Location") != row.m.Header["Location"] {
+						t.Errorf("the media type is %q", r.header.Get("Content-Type"))
+					}
+				}
+				if w.Live(g.AccessToken.Value) == after {
+					t.Errorf("the work is done: %v, want %v", !after, after)
+				}
+			})
+		}
+	}
+}
+
+// Misbehaviours on one operation are done one after the other, those on different ones at once.
+func TestQueue(t *testing.T) {
+	w := newWorld(t)
+	g := w.grant()
+	w.Misbehave(
+		sandbox.Misbehaviour{On: []string{"rotate"}, Times: 2, Status: 503},
+		sandbox.Misbehaviour{On: []string{"rotate"}, Times: 1},
+		sandbox.Misbehaviour{On: []string{"cancel"}, Status: 404},
+		sandbox.Misbehaviour{On: []string{"rotate"}, Status: 429},
+	)
+	for i, status := range []int{503, 503, 200, 429, 429} {
+		if i == 3 {
+			w.want(w.ask(w.cancel(g)), http.StatusNotFound, "Not Found")
+		}
+		w.want(w.ask(w.rotate(g)), status, "")
+	}
+	w.wantLive(1)
+	w.Misbehave()
+	w.want(w.ask(w.cancel(g)), http.StatusNoContent, "")
+}
+
 // A lost answer: the repeat is refused, and only cancelling the grant kills the token that nobody has seen.
 func TestLostAnswer(t *testing.T) {
 	w := newWorld(t)
@@ -76,6 +142,27 @@ func TestLostAnswer(t *testing.T) {
 	w.wantLive(1)
 	w.want(w.ask(w.cancel(g)), http.StatusNoContent, "")
 	w.wantLive(0)
+}
+
+// A process that is killed in the middle of a rotation has revoked the token, and made no other.
+func TestKilled(t *testing.T) {
+	w := newWorld(t)
+	g := w.grant()
+	w.Misbehave(sandbox.Misbehaviour{Killed: true, Times: 1})
+	if r, err := w.try(w.rotate(g)); err == nil {
+		t.Fatalf("got %s, want no answer", r)
+	}
+	w.wantLive(0)
+	w.want(w.ask(w.rotate(g)), http.StatusUnauthorized, invalidAccessToken)
+	polled := w.pending(w.outgoing(""), app)
+	reference := w.reference(polled, w.consent(polled, true))
+	w.clock.pass(5 * time.Second)
+	w.Misbehave(sandbox.Misbehaviour{Killed: true, Times: 1})
+	if r, err := w.try(w.finish(polled, reference)); err == nil {
+		t.Fatalf("got %s, want no answer", r)
+	}
+	w.wantLive(1)
+	w.want(w.ask(w.finish(polled, reference)), http.StatusUnauthorized, "")
 }
 
 func TestTimes(t *testing.T) {
@@ -163,7 +250,7 @@ func TestMisbehaveEndpoint(t *testing.T) {
 		return w.ask(ask{method: "PUT", url: url, body: body, unsigned: true})
 	}
 	show(w, `{}`)
-	const all = `{"on":["rotate","keys"],"times":3,"delay":"1ms","status":500,"keys_down":true}`
+	const all = `{"on":["rotate","keys"],"times":3,"status":500,"keys_down":true,"delay":"1ms"}`
 	w.want(put(w, all), http.StatusOK, all)
 	show(w, all)
 	g := ask{method: "GET", url: w.WalletAddress("client") + "/jwks.json", unsigned: true}
@@ -172,14 +259,22 @@ func TestMisbehaveEndpoint(t *testing.T) {
 	for name, wrong := range map[string]string{
 		"not JSON":        `drop`,
 		"nothing":         ``,
-		"a list":          `[]`,
+		"a word":          `["drop"]`,
+		"one of a list":   `[{"drop":true},{"crash":true}]`,
 		"unknown member":  `{"crash":true}`,
 		"other operation": `{"on":["token"]}`,
 		"negative times":  `{"times":-1}`,
 		"negative delay":  `{"delay":"-1s"}`,
 		"delay, a number": `{"delay":1}`,
 		"delay, no unit":  `{"delay":"1"}`,
-		"status 200":      `{"status":200}`,
+		"status 199":      `{"status":199}`,
+		"status 600":      `{"status":600}`,
+		"body of a 204":   `{"status":204,"text":"a"}`,
+		"two bodies":      `{"json":{},"text":"a"}`,
+		"header alone":    `{"header":{"Location":"/"}}`,
+		"small pool":      `{"pool":1}`,
+		"other wire":      `{"wire":"wet"}`,
+		"read-only, lost": `{"read_only":true,"drop":true}`,
 		"two at once":     `{"drop":true,"reset":true}`,
 		"two values":      `{} {}`,
 	} {
@@ -193,14 +288,19 @@ func TestMisbehaveEndpoint(t *testing.T) {
 			show(w, strings.Replace(all, "3", "2", 1))
 		})
 	}
+	const list = `[{"times":1},{"status":302,"header":{"Location":"/alice"}},{"on":["rotate"],"after":true,"json":{"a":[1]}}]`
+	w.want(put(w, list), http.StatusOK, list)
+	show(w, list)
 	w.want(w.ask(ask{method: "DELETE", url: url, unsigned: true}), http.StatusNoContent, "")
 	show(w, `{}`)
+	w.want(put(w, `[]`), http.StatusOK, `{}`)
 	w.want(w.ask(g), http.StatusOK, "")
 }
 
 func TestMisbehaviourJSON(t *testing.T) {
 	m := sandbox.Misbehaviour{
-		On: []string{"grant"}, Times: 1, Delay: 90 * time.Second, Drop: true, KeysDown: true,
+		On: []string{"grant"}, Times: 1, Delay: 90 * time.Second, Status: 404, Header: map[string]string{"A": "b"},
+		JSON: `{"a":1}`, PoolTimeout: time.Minute, After: true, Wire: sandbox.WireTwice, KeysDown: true,
 	}
 	text, err := json.Marshal(m)
 	if err != nil {

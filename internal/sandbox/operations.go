@@ -14,6 +14,9 @@ import (
 const (
 	authPath     = "/auth"
 	resourcePath = "/op"
+
+	continuePath = authPath + "/continue/"
+	otherPath    = authPath + "/grants/" // ContinueOtherPath
 )
 
 // The operations that requests are counted by and that can be made to misbehave.
@@ -43,8 +46,10 @@ func routeTable() []route {
 	table := []route{
 		{"POST " + authPath, opGrant, (*Server).requestGrant},
 		{"POST " + authPath + "/{$}", opGrant, (*Server).requestGrant},
-		{"POST " + authPath + "/continue/{id}", opContinue, (*Server).continueGrant},
-		{"DELETE " + authPath + "/continue/{id}", opCancel, (*Server).cancelGrant},
+		{"POST " + continuePath + "{id}", opContinue, (*Server).continueGrant},
+		{"DELETE " + continuePath + "{id}", opCancel, (*Server).cancelGrant},
+		{"POST " + otherPath + "{id}", opContinue, (*Server).continueGrant},
+		{"DELETE " + otherPath + "{id}", opCancel, (*Server).cancelGrant},
 		{"POST " + authPath + "/token/{id}", opRotate, (*Server).rotateToken},
 		{"DELETE " + authPath + "/token/{id}", opRevoke, (*Server).revokeToken},
 		{"GET " + authPath + "/interact/{id}/{nonce}", opInteract, (*Server).askOwner},
@@ -66,6 +71,9 @@ func routeTable() []route {
 		{"GET /misbehave", "", (*Server).showMisbehaviour},
 		{"PUT /misbehave", "", (*Server).putMisbehaviour},
 		{"DELETE /misbehave", "", (*Server).endMisbehaviour},
+		{"GET /dialect", "", (*Server).showDialect},
+		{"PUT /dialect", "", (*Server).putDialect},
+		{"DELETE /dialect", "", (*Server).endDialect},
 		{"/", "", (*Server).unrouted},
 	}
 	for name := range walletNames {

@@ -1,22 +1,18 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Package sandbox is a wallet for people without one: wallet addresses, an Open Payments authorization server and a
-// resource server in one process, in memory, on loopback. It is made for trying and testing, holds no money and keeps
-// nothing.
-//
-// It behaves like the servers that clients meet: signatures are verified, keys are fetched over HTTP from the client's
-// wallet address, and tokens die when they are rotated, revoked, cancelled or expired. Where the Open Payments OpenAPI
-// documents (version 1.3.0) and the behaviour of Rafiki, the server behind the Interledger test wallet, differ, it does
-// what Rafiki does.
 package sandbox
 
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -41,6 +37,10 @@ type Options struct {
 	TokenLifetime time.Duration
 	// Wait is what a client must let pass between two calls to a continue URI, in whole seconds; 5 seconds if zero.
 	Wait time.Duration
+	// TLS serves https with a certificate that signs itself, over HTTP/1.1 and HTTP/2; see Server.CertificatePEM.
+	TLS bool
+	// Dialect is how the servers differ from others; see Server.SetDialect.
+	Dialect Dialect
 	// Wrap, if set, wraps the whole handler: a test can record requests, change answers or hang. Count counts before it.
 	Wrap func(http.Handler) http.Handler
 	// Logger gets one line per request, with its operation and the answer's status. It never gets a token, an id or
@@ -56,9 +56,13 @@ type Server struct {
 	wait          time.Duration
 	log           hclog.Logger
 
+	certificate []byte // PEM; nil without TLS
+
 	counts   counts
 	faults   faults
+	dialect  dialects
 	keys     keySet
+	keyCache keyCache
 	store    store
 	payments payments
 
@@ -87,28 +91,63 @@ func Start(o Options) (*Server, error) {
 		tokenLifetime: o.TokenLifetime,
 		wait:          o.Wait,
 		log:           o.Logger,
-		fetcher:       newFetcher(),
+		store:         newStore(),
 		served:        make(chan struct{}),
 	}
 	s.running, s.stop = context.WithCancel(context.Background())
-	s.store = newStore()
+	s.dialect.set(o.Dialect)
 	handler := s.misbehaving(s.routes())
 	if o.Wrap != nil {
 		handler = o.Wrap(handler)
 	}
 	s.http = &http.Server{
-		Handler:           s.counting(handler),
+		Handler:           s.renaming(s.counting(handler)),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       idleTimeout,
+		ConnContext:       withConnection,
 		ErrorLog:          o.Logger.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
 	}
-	go func() {
-		defer close(s.served)
-		if err := s.http.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			s.log.Error("serving ended", "error", err)
-		}
-	}()
+	if err := s.secureWith(o.TLS); err != nil {
+		_ = listener.Close()
+		return nil, err
+	}
+	go s.serve(tcpListener{listener})
 	return s, nil
+}
+
+// secureWith sets up TLS, if it is wanted, for what is served and for the sandbox's requests to itself.
+func (s *Server) secureWith(wanted bool) error {
+	if !wanted {
+		s.fetcher = newFetcher(nil)
+		return nil
+	}
+	certificate, text, err := newCertificate()
+	if err != nil {
+		return err
+	}
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		roots = x509.NewCertPool()
+	}
+	roots.AppendCertsFromPEM(text)
+	s.fetcher, s.certificate = newFetcher(roots), text
+	s.origin = "https" + strings.TrimPrefix(s.origin, "http")
+	s.http.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{certificate}}
+	return nil
+}
+
+// serve serves until the server is closed.
+func (s *Server) serve(listener net.Listener) {
+	defer close(s.served)
+	var err error
+	if s.certificate == nil {
+		err = s.http.Serve(listener)
+	} else {
+		err = s.http.ServeTLS(listener, "", "")
+	}
+	if !errors.Is(err, http.ErrServerClosed) {
+		s.log.Error("serving ended", "error", err)
+	}
 }
 
 // complete fills in the defaults and refuses what cannot be.
@@ -142,11 +181,14 @@ func (o *Options) complete() error {
 	if o.Logger == nil {
 		o.Logger = hclog.NewNullLogger()
 	}
-	return nil
+	return o.Dialect.check()
 }
 
 // URL is the origin of everything that the sandbox serves: scheme, host and port, no path.
 func (s *Server) URL() string { return s.origin }
+
+// CertificatePEM is the certificate to trust if Options.TLS is set, in PEM; nil otherwise.
+func (s *Server) CertificatePEM() []byte { return s.certificate }
 
 // WalletAddress is the URL of the wallet address with that name: "alice" (the owner), "shop" (the merchant) or
 // "client" (the client).
@@ -160,6 +202,10 @@ func (s *Server) ResourceServer() string { return s.origin + resourcePath }
 
 // PublishKey adds a public key to the client's key set, or replaces the one with that key id.
 func (s *Server) PublishKey(kid string, key ed25519.PublicKey) { s.keys.publish(newJWK(kid, key)) }
+
+// PublishRawKey adds a key as it is written, any JSON value, next to the others: those whom a wallet shares a key set
+// with may write theirs in odd ways. UnpublishKeys and SetClientKeys take it away.
+func (s *Server) PublishRawKey(key string) { s.keys.publishRaw(json.RawMessage(key)) }
 
 // UnpublishKeys empties the client's key set.
 func (s *Server) UnpublishKeys() { s.keys.replace(nil) }

@@ -204,10 +204,14 @@ func signatureBase(covered []string, r *http.Request) ([]byte, error) {
 
 // targetURI is the URI that a request was sent to, byte for byte: nothing is decoded, cleaned or put in lower case.
 func targetURI(r *http.Request) string {
-	if strings.HasPrefix(r.RequestURI, "http://") {
+	scheme := "http://"
+	if r.TLS != nil {
+		scheme = "https://"
+	}
+	if strings.HasPrefix(r.RequestURI, scheme) {
 		return r.RequestURI
 	}
-	return "http://" + r.Host + r.RequestURI
+	return scheme + r.Host + r.RequestURI
 }
 
 // isBy reports whether the owner of the key has signed.

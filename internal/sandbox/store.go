@@ -88,6 +88,25 @@ func (s *store) byContinuation(id, continueToken string) (*grant, bool) {
 	return g, ok && g.continueToken == continueToken
 }
 
+// continuation is what a grant's client is given to continue it with.
+func (s *store) continuation(g *grant) (id, continueToken string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return g.continueID, g.continueToken
+}
+
+// renewContinuation replaces what a grant is continued with, unless the grant was cancelled.
+func (s *store) renewContinuation(g *grant) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.grants[g.continueID] != g {
+		return
+	}
+	delete(s.grants, g.continueID)
+	g.continueID, g.continueToken = newID(), newSecret()
+	s.grants[g.continueID] = g
+}
+
 // issue gives a grant one more token.
 func (s *store) issue(g *grant, expires time.Time) *token {
 	s.mu.Lock()

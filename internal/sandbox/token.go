@@ -36,18 +36,51 @@ func (s *Server) rotateToken(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	fresh, ok := s.store.rotate(old, s.now().Add(s.tokenLifetime))
-	if !ok {
-		return refused(http.StatusNotFound, codeInvalidRotation, "invalid access token")
+	fresh, err := s.rotate(databaseOf(r), old)
+	if err != nil {
+		// Rafiki tells whatever goes wrong in its database from here on as a rotation that cannot be.
+		return refused(http.StatusNotFound, codeInvalidRotation, err.Error())
 	}
 	answer(w, http.StatusOK, grantAnswer{AccessToken: s.describeToken(fresh)})
 	return nil
+}
+
+var errRotated = errors.New("invalid access token")
+
+// rotate replaces a token, if the database lets it.
+func (s *Server) rotate(d database, old *token) (fresh *token, err error) {
+	if d.readOnly {
+		return nil, errReadOnly
+	}
+	ok := false
+	work := func() { fresh, ok = s.store.rotate(old, s.now().Add(s.tokenLifetime)) }
+	switch {
+	case d.killed:
+		err = errLostHalfWay
+	case d.pool != nil:
+		err = d.pool.rotate(s, d.arrive, work)
+	default:
+		work()
+	}
+	if errors.Is(err, errLostHalfWay) {
+		s.store.revoke(old)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, errRotated
+	}
+	return fresh, nil
 }
 
 // revokeToken serves delete-token of the OpenAPI document.
 func (s *Server) revokeToken(w http.ResponseWriter, r *http.Request) error {
 	t, err := s.openToken(r)
 	if err != nil {
+		return err
+	}
+	if err := checkWritable(r); err != nil {
 		return err
 	}
 	s.store.revoke(t)

@@ -48,12 +48,12 @@ func (s *Server) walletDocument(w http.ResponseWriter, r *http.Request) error {
 
 // walletKeys serves get-wallet-address-keys of the OpenAPI document. Only the client has keys.
 func (s *Server) walletKeys(w http.ResponseWriter, r *http.Request) error {
-	keys := []jwk{}
+	keys := []any{}
 	if r.URL.Path == clientKeysPath {
 		keys = s.keys.all()
 	}
 	answer(w, http.StatusOK, struct {
-		Keys []jwk `json:"keys"`
+		Keys []any `json:"keys"`
 	}{keys})
 	return nil
 }
@@ -104,18 +104,27 @@ func (s *Server) SetClientKeys(jwks []byte) error {
 type keySet struct {
 	mu   sync.Mutex
 	keys []jwk
+	raw  []json.RawMessage // somebody else's, as they are written
 }
 
-func (k *keySet) all() []jwk {
+// all returns the raw keys first, so that a reader meets them.
+func (k *keySet) all() []any {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return append([]jwk{}, k.keys...)
+	all := make([]any, 0, len(k.raw)+len(k.keys))
+	for _, key := range k.raw {
+		all = append(all, key)
+	}
+	for _, key := range k.keys {
+		all = append(all, key)
+	}
+	return all
 }
 
 func (k *keySet) replace(keys []jwk) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.keys = keys
+	k.keys, k.raw = keys, nil
 }
 
 func (k *keySet) publish(key jwk) {
@@ -123,4 +132,10 @@ func (k *keySet) publish(key jwk) {
 	defer k.mu.Unlock()
 	others := slices.DeleteFunc(slices.Clone(k.keys), func(o jwk) bool { return o.KID == key.KID })
 	k.keys = append(others, key)
+}
+
+func (k *keySet) publishRaw(key json.RawMessage) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.raw = append(k.raw, key)
 }

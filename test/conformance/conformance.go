@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Package conformance asks an Open Payments authorization server for what the
-// engine relies on: how it answers grant requests, continuations and owners. It
-// takes the server's addresses and somebody who decides as the owner would, so it
-// can be pointed at any server.
 package conformance
 
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"net/http"
@@ -43,12 +42,24 @@ type Server struct {
 	Decide func(interactURL, decision string) (location string, err error)
 	// Pass lets time pass: it sleeps, or moves the server's clock.
 	Pass func(time.Duration)
-	// InteractionLife is how long the server waits for its owner; zero leaves out
-	// the case of an interaction that expires.
+	// InteractionLife is how long the server waits for its owner; zero leaves out the cases of an
+	// interaction that expires.
 	InteractionLife time.Duration
+	// ReadOnly makes the server's database read-only, or ends that; nil leaves out the cases that
+	// need it.
+	ReadOnly func(on bool)
+	// Publish publishes a key of the client, in place of one with the same key id, and KeysKept is
+	// how long the server keeps a key set once it was fetched; nil or zero leave out the cases that
+	// need them.
+	Publish  func(keyID string, public ed25519.PublicKey)
+	KeysKept time.Duration
 }
 
-const finishURI = "https://client.example/back?a=1&b=2&hash=its-own"
+// finishURI has parameters that a server sets, and others in a spelling of their own.
+const (
+	finishURI  = finishPage + "?a=1&b=%20x~&hash=its-own&result=its-own&c"
+	finishPage = "https://client.example/back"
+)
 
 // suite is one case's view of the server.
 type suite struct {
@@ -61,9 +72,13 @@ type suite struct {
 type answer struct {
 	status int
 	header http.Header
-	Token  *struct {
+	text   string // of an answer that is not JSON
+	// unreadable is an answer that is neither JSON nor text.
+	unreadable bool
+	Token      *struct {
 		Value, Manage string
 		ExpiresIn     *int `json:"expires_in"`
+		Access        json.RawMessage
 	} `json:"access_token"`
 	Continue *struct {
 		URI   string
@@ -80,23 +95,40 @@ func Run(t *testing.T, s Server) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, one := range cases {
-		t.Run(name, func(t *testing.T) { one(&suite{t, s, sdk}) })
+	for _, cases := range []map[string]func(*suite){grantCases, interactionCases, tokenCases} {
+		for name, one := range cases {
+			t.Run(name, func(t *testing.T) { one(&suite{t, s, sdk}) })
+		}
 	}
 }
 
 // send sends a signed request. Secrets of the answer are never printed.
 func (s *suite) send(method, target, token string, body any) answer {
 	s.Helper()
+	var text []byte
+	if body != nil {
+		text = inJSON(s, body)
+	}
+	return s.do(s.request(method, target, token, text), s.sdk.DoSigned)
+}
+
+// inJSON is a value as JavaScript writes it, which is what servers compute the digest of.
+func inJSON(s *suite, value any) []byte {
+	s.Helper()
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(value); err != nil {
+		s.Fatal(err)
+	}
+	return bytes.TrimSpace(text.Bytes())
+}
+
+func (s *suite) request(method, target, token string, body []byte) *http.Request {
+	s.Helper()
 	var reader io.Reader
 	if body != nil {
-		var text bytes.Buffer
-		encoder := json.NewEncoder(&text)
-		encoder.SetEscapeHTML(false) // as JavaScript writes it, which is what servers compute the digest of
-		if err := encoder.Encode(body); err != nil {
-			s.Fatal(err)
-		}
-		reader = bytes.NewReader(bytes.TrimSpace(text.Bytes()))
+		reader = bytes.NewReader(body)
 	}
 	req, err := http.NewRequestWithContext(context.Background(), method, target, reader)
 	if err != nil {
@@ -106,20 +138,61 @@ func (s *suite) send(method, target, token string, body any) answer {
 	if token != "" {
 		req.Header.Set("Authorization", "GNAP "+token)
 	}
-	resp, err := s.sdk.DoSigned(req)
+	return req
+}
+
+// do sends a request and reads the answer, which must be JSON unless it is text/plain.
+func (s *suite) do(req *http.Request, send func(*http.Request) (*http.Response, error)) answer {
+	s.Helper()
+	resp, err := send(req)
 	if err != nil {
-		s.Fatalf("%s: the server cannot be reached", method)
+		s.Fatalf("%s: the server cannot be reached", req.Method)
 	}
+	a := readAnswer(resp)
+	if a.unreadable {
+		s.Fatalf("%s: the answer %d is not JSON", req.Method, a.status)
+	}
+	return a
+}
+
+func readAnswer(resp *http.Response) answer {
 	defer resp.Body.Close()
 	a := answer{status: resp.StatusCode, header: resp.Header}
 	text, err := io.ReadAll(resp.Body)
-	if err == nil && len(text) > 0 {
+	switch {
+	case err != nil || len(text) == 0:
+	case strings.HasPrefix(resp.Header.Get("Content-Type"), "text/plain"):
+		a.text = string(text)
+	default:
 		err = json.Unmarshal(text, &a)
 	}
-	if err != nil {
-		s.Fatalf("%s: the answer %d is not JSON", method, resp.StatusCode)
-	}
+	a.unreadable = err != nil
 	return a
+}
+
+// as is the same client with another key or key id.
+func (s *suite) as(keyID string, key ed25519.PrivateKey) *suite {
+	s.Helper()
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		s.Fatal(err)
+	}
+	text := string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	sdk, err := openpayments.NewAuthenticatedClient(s.Client, text, keyID)
+	if err != nil {
+		s.Fatal(err)
+	}
+	return &suite{s.T, s.Server, sdk}
+}
+
+// newKey is a key that is not published.
+func (s *suite) newKey() ed25519.PrivateKey {
+	s.Helper()
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		s.Fatal(err)
+	}
+	return key
 }
 
 // want checks status and error code, and the description where one is given.
@@ -148,7 +221,13 @@ func amount(value string) map[string]any {
 // ask sends a grant request.
 func (s *suite) ask(right, interact map[string]any) answer {
 	s.Helper()
-	body := map[string]any{"client": map[string]any{"walletAddress": s.Client}, "access_token": map[string]any{"access": []any{right}}}
+	return s.askAs(map[string]any{"walletAddress": s.Client}, right, interact)
+}
+
+// askAs sends a grant request in which the client is named in some form.
+func (s *suite) askAs(client any, right, interact map[string]any) answer {
+	s.Helper()
+	body := map[string]any{"client": client, "access_token": map[string]any{"access": []any{right}}}
 	if interact != nil {
 		body["interact"] = interact
 	}
@@ -196,17 +275,34 @@ func (s *suite) decide(a answer, decision string) url.Values {
 		s.Fatalf("the owner could not %s", decision)
 	}
 	u, err := url.Parse(location)
-	if err != nil || location != "" && !strings.HasPrefix(location, finishURI+"&") {
-		s.Fatal("the browser is not sent to the finish URI with the query that it has")
+	if err != nil || location != "" && !strings.HasPrefix(location, finishPage+"?") {
+		s.Fatal("the browser is not sent to the finish URI")
+	}
+	if query := u.RawQuery; location != "" && !strings.HasPrefix(query, "a=1&b=+x%7E&hash=") || strings.Contains(query, "&c&") {
+		s.Error("the finish URI's own query is not there, or not written anew")
 	}
 	return u.Query()
 }
 
-func last(values url.Values, name string) string {
-	if all := values[name]; len(all) > 0 {
-		return all[len(all)-1]
+// only is the one value of a parameter: servers replace those of the finish URI and add none.
+func (s *suite) only(query url.Values, name string) string {
+	s.Helper()
+	if len(query[name]) > 1 {
+		s.Errorf("%s is there %d times", name, len(query[name]))
 	}
-	return ""
+	return query.Get(name)
+}
+
+// wantResult checks how the server says that there is no consent: with a result and, but for one, a
+// message, and with nothing that a consent has.
+func (s *suite) wantResult(query url.Values, result string) {
+	s.Helper()
+	if s.only(query, "result") != result || query.Get("interact_ref") != "" || query.Get("hash") != "its-own" {
+		s.Errorf("want result=%s, and no hash", result)
+	}
+	if (query.Get("message") == "") != (result == "grant_rejected") {
+		s.Error("want a message, but for a rejection")
+	}
 }
 
 func (s *suite) waitOut() { s.Pass(6 * time.Second) }
@@ -220,142 +316,31 @@ func (s *suite) token(a answer) {
 	}
 }
 
-// dead checks that a token cannot be rotated any more.
-func (s *suite) dead(a answer) {
+// rotate rotates a token.
+func (s *suite) rotate(a answer) answer {
 	s.Helper()
-	s.want(s.send(http.MethodPost, a.Token.Manage, a.Token.Value, nil), 401, "invalid_client", "")
+	return s.send(http.MethodPost, a.Token.Manage, a.Token.Value, nil)
 }
 
-var cases = map[string]func(s *suite){
-	"incoming payments and quotes are granted at once": func(s *suite) {
-		for _, kind := range []string{"incoming-payment", "quote"} {
-			a := s.ask(s.right(kind, nil), nil)
-			s.token(a)
-			if a.Continue == nil || a.Continue.URI == "" || a.Continue.Wait != nil {
-				s.Errorf("%s: want continue, without wait", kind)
-			}
-			s.cancel(a)
-		}
-	},
-	"outgoing payments need interaction": func(s *suite) {
-		s.want(s.ask(s.right("outgoing-payment", nil), nil), 400, "invalid_request", "missing required request field 'interact'")
-		s.cancel(s.pending(byRedirect()))
-		s.cancel(s.pending(byPolling()))
-	},
-	"one amount only": func(s *suite) {
-		s.want(s.ask(s.right("outgoing-payment", map[string]any{"debitAmount": amount("1"), "receiveAmount": amount("1")}), byPolling()), 400, "invalid_request", "only one access amount allowed")
-	},
-	"schema errors have no code": func(s *suite) {
-		s.want(s.ask(map[string]any{"type": "incoming-payment"}, nil), 400, "", "")
-	},
-	"client with a trailing slash": func(s *suite) {
-		s.Client += "/"
-		s.want(s.ask(s.right("incoming-payment", nil), nil), 400, "invalid_client", "could not determine client")
-	},
-	"cancelling ends every token": func(s *suite) {
-		a := s.ask(s.right("incoming-payment", nil), nil)
-		s.token(a)
-		wrong := a
-		other := *a.Continue
-		other.Token.Value = "another-token"
-		wrong.Continue = &other
-		s.want(s.cancel(wrong), 401, "invalid_continuation", "")
-		s.want(s.cancel(a), 204, "", "")
-		s.dead(a)
-		s.want(s.cancel(a), 401, "invalid_continuation", "")
-	},
-	"continuing what needed no interaction": func(s *suite) {
-		a := s.ask(s.right("incoming-payment", nil), nil)
-		s.token(a)
-		s.want(s.proceed(a, ""), 400, "too_fast", "")
-		s.waitOut()
-		s.token(s.proceed(a, ""))
-		s.waitOut()
-		s.want(s.proceed(a, ""), 401, "request_denied", "")
-		s.cancel(a)
-	},
-	"approved, finished by redirect": func(s *suite) {
-		a := s.pending(byRedirect())
-		back := s.decide(a, Accept)
-		ref := last(back, "interact_ref")
-		s.wantHash(a, last(back, "hash"), ref)
-		if back.Get("a") != "1" || back.Get("b") != "2" || back.Get("hash") != "its-own" {
-			s.Error("the finish URI's own query is changed")
-		}
-		s.want(s.proceed(a, ref), 400, "too_fast", "")
-		s.waitOut()
-		s.want(s.proceed(a, "another"), 404, "invalid_continuation", "")
-		s.waitOut()
-		done := s.proceed(a, ref) // it was not used up by being too early
-		s.token(done)
-		if done.Continue == nil || done.Continue.URI != a.Continue.URI || done.Continue.Wait != nil {
-			s.Error("want continue unchanged, without wait")
-		}
-		s.waitOut()
-		s.want(s.proceed(a, ref), 401, "request_denied", "")
-		s.want(s.cancel(a), 204, "", "")
-		s.dead(done)
-	},
-	"declined": func(s *suite) {
-		back := s.decide(s.pending(byRedirect()), Decline)
-		if last(back, "result") != "grant_rejected" || last(back, "interact_ref") != "" || last(back, "hash") != "its-own" {
-			s.Error("want result=grant_rejected, and no hash")
-		}
-	},
-	"undecided": func(s *suite) {
-		if last(s.decide(s.pending(byRedirect()), Leave), "result") != "grant_invalid" {
-			s.Error("want result=grant_invalid")
-		}
-	},
-	"cancelled while the owner decides": func(s *suite) {
-		a := s.pending(byRedirect())
-		s.want(s.cancel(a), 204, "", "")
-		if last(s.decide(a, Accept), "result") != "unknown_interaction" {
-			s.Error("want result=unknown_interaction")
-		}
-	},
-	"expired": func(s *suite) {
-		if s.InteractionLife == 0 {
-			return
-		}
-		a := s.pending(byRedirect())
-		s.Pass(s.InteractionLife + time.Second)
-		if back := s.decide(a, Accept); last(back, "result") != "invalid_interaction" {
-			s.Error("want result=invalid_interaction")
-		}
-	},
-	"polled, approved": func(s *suite) {
-		a := s.pending(byPolling())
-		early := s.proceed(a, "")
-		s.want(early, 400, "too_fast", "")
-		if early.header.Get("Retry-After") != "" {
-			s.Error("there is a Retry-After")
-		}
-		s.waitOut()
-		still := s.proceed(a, "")
-		s.want(still, 200, "", "")
-		if still.Token != nil || still.Continue == nil || still.Continue.Wait == nil {
-			s.Fatal("want continue with wait, and no token")
-		}
-		s.decide(a, Accept)
-		s.waitOut()
-		s.token(s.proceed(still, ""))
-		s.waitOut()
-		s.want(s.proceed(still, ""), 401, "request_denied", "")
-		s.cancel(still)
-	},
-	"polled, declined": func(s *suite) {
-		a := s.pending(byPolling())
-		s.decide(a, Decline)
-		s.waitOut()
-		s.want(s.proceed(a, ""), 401, "request_denied", "")
-	},
-	"polling what has a finish": func(s *suite) {
-		a := s.pending(byRedirect())
-		s.waitOut()
-		s.want(s.proceed(a, ""), 401, "request_denied", "grant cannot be polled")
-		s.cancel(a)
-	},
+// revoke revokes a token.
+func (s *suite) revoke(a answer) answer {
+	s.Helper()
+	return s.send(http.MethodDelete, a.Token.Manage, a.Token.Value, nil)
+}
+
+// granted gets a grant that needs no consent.
+func (s *suite) granted() answer {
+	s.Helper()
+	a := s.ask(s.right("incoming-payment", nil), nil)
+	s.token(a)
+	return a
+}
+
+// dead checks that a token can neither be rotated nor revoked.
+func (s *suite) dead(a answer) {
+	s.Helper()
+	s.want(s.rotate(a), 401, "invalid_client", "invalid access token")
+	s.want(s.revoke(a), 401, "invalid_client", "invalid access token")
 }
 
 // wantHash checks the hash in either of the encodings that are in use (RFC 9635

@@ -38,7 +38,10 @@ var (
 
 func TestServer(t *testing.T) {
 	if *authServer == "" {
-		conformance.Run(t, startSandbox(t))
+		t.Run("sandbox", func(t *testing.T) { conformance.Run(t, startSandbox(t, sandbox.Dialect{})) })
+		t.Run("sandbox that keeps key sets", func(t *testing.T) {
+			conformance.Run(t, startSandbox(t, sandbox.Dialect{KeyCache: keysKept}))
+		})
 		return
 	}
 	key, err := os.ReadFile(*keyFile)
@@ -55,11 +58,14 @@ func TestServer(t *testing.T) {
 	})
 }
 
+// keysKept is how long key sets are kept by the sandbox that keeps them.
+const keysKept = time.Minute
+
 // startSandbox starts a sandbox whose clock the suite moves.
-func startSandbox(t *testing.T) conformance.Server {
+func startSandbox(t *testing.T, d sandbox.Dialect) conformance.Server {
 	t.Helper()
 	var passed atomic.Int64
-	wallet, err := sandbox.Start(sandbox.Options{Now: func() time.Time { return time.Now().Add(time.Duration(passed.Load())) }})
+	wallet, err := sandbox.Start(sandbox.Options{Dialect: d, Now: func() time.Time { return time.Now().Add(time.Duration(passed.Load())) }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,6 +90,9 @@ func startSandbox(t *testing.T) conformance.Server {
 		},
 		Pass:            func(d time.Duration) { passed.Add(int64(d)) },
 		InteractionLife: 10 * time.Minute,
+		ReadOnly:        func(on bool) { wallet.Misbehave(sandbox.Misbehaviour{ReadOnly: on}) },
+		Publish:         wallet.PublishKey,
+		KeysKept:        d.KeyCache,
 	}
 }
 
