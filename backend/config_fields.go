@@ -35,7 +35,7 @@ var configFields = map[string]*framework.FieldSchema{
 	},
 	"ca_cert": {
 		Type:         framework.TypeString,
-		Description:  "PEM certificates to trust alongside the system's when connecting to servers.",
+		Description:  "PEM certificates to trust in addition to the system's.",
 		DisplayAttrs: &framework.DisplayAttributes{Name: "CA certificates", EditType: "file"},
 	},
 	"default_grant": stringField("Default grant", "Name of the grant that a read of token (without a name) uses."),
@@ -71,7 +71,11 @@ var configResponse = map[string]*framework.FieldSchema{
 		Required:    true,
 		Description: "Grant that a read of token uses.",
 	},
-	"allowed_auth_servers": {Type: framework.TypeStringSlice, Required: true, Description: "Origins."},
+	"allowed_auth_servers": {
+		Type:        framework.TypeStringSlice,
+		Required:    true,
+		Description: "Origins that grants may come from; empty: any public one.",
+	},
 	"verify": {
 		Type:        framework.TypeBool,
 		Required:    true,

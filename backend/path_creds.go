@@ -18,7 +18,7 @@ const (
 	issueSynopsis    = `A fresh access token of a grant of its own, as a lease.`
 	issueDescription = `
 Reading asks the authorization server for a new grant with the role's rights, which
-must be such as need no consent, and hands its token out. No other reader has it, so
+must not need consent, and hands its token out. No other reader has it, so
 no other reader can take it away.
 
 The lease never outlives the token. Renewing it rotates the token and returns the

@@ -27,8 +27,8 @@ vault read op/roles list=true after=NAME limit=20 can, and bao list
 	roleDescription = `
 A role takes what asking for a grant takes: wallet_address of the owner (whose
 document names the servers) or auth_server (the grant endpoint itself), and access,
-the JSON list of rights, which must be such as need no consent. The document is
-fetched when one of these is written; reads of creds/NAME use what it said then.
+the JSON list of rights, which must not need consent. The document is
+fetched when one of the servers is written; reads of creds/NAME use what it said then.
 
 A field that is left out of a later write stays as it is. A role holds no grant, so
 it may be used by whichever client config names. Deleting a role leaves the leases

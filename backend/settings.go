@@ -60,8 +60,9 @@ var settingsFields = map[string]*framework.FieldSchema{
 	},
 	"shared": {
 		Type: framework.TypeBool,
-		Description: "Whether reads hand the current token out again, to several readers, in leases that cannot be " +
-			"renewed and whose end leaves the token alone.",
+		Description: "Whether reads return the current token again, to several readers. Such leases cannot be " +
+			"renewed, " +
+			"and revoking one leaves the token alone.",
 		DisplayAttrs: &framework.DisplayAttributes{Name: "Shared"},
 	},
 	"min_ttl": {

@@ -58,7 +58,12 @@ func (c *callback) serve(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	if !q.Has("interact_ref") && !q.Has("result") {
 		w.WriteHeader(http.StatusBadRequest)
-		fmt.Fprintf(w, callbackPage, "Something is missing", "The URL of this page does not contain the wallet's answer.")
+		fmt.Fprintf(
+			w,
+			callbackPage,
+			"Something is missing",
+			"The URL of this page does not contain the wallet's answer.",
+		)
 		return
 	}
 	select {

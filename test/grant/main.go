@@ -70,7 +70,10 @@ func ask(wallet, keyFile, keyID, accessFile, owner string) error {
 	if document.AuthServer == nil {
 		return errors.New("the wallet names no authorization server")
 	}
-	grant, err := client.Grant.Request(ctx, openpayments.GrantRequestParams{URL: *document.AuthServer, RequestBody: body})
+	grant, err := client.Grant.Request(
+		ctx,
+		openpayments.GrantRequestParams{URL: *document.AuthServer, RequestBody: body},
+	)
 	if err != nil {
 		return err
 	}

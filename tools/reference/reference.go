@@ -150,7 +150,10 @@ func (d *document) overview(paths []namedPath) {
 		for _, op := range operationsOf(p) {
 			verbs = append(verbs, op.verb)
 		}
-		rows = append(rows, []string{fmt.Sprintf("[`op/%s`](%s)", p.name, p.anchor()), strings.Join(verbs, ", "), cell(p.HelpSynopsis)})
+		rows = append(
+			rows,
+			[]string{fmt.Sprintf("[`op/%s`](%s)", p.name, p.anchor()), strings.Join(verbs, ", "), cell(p.HelpSynopsis)},
+		)
 	}
 	d.table([]string{"path", "operations", "what"}, rows)
 }
@@ -205,7 +208,13 @@ func (d *document) parameters(p namedPath, operations []operation) error {
 		d.table(heads, body)
 	}
 	if len(query) > 0 {
-		d.add("\nQuery parameters of a " + verbs(operations, func(op operation) bool { return op.verb == "list" || op.verb == "delete" }, " or ") + ":\n")
+		d.add(
+			"\nQuery parameters of a " + verbs(
+				operations,
+				func(op operation) bool { return op.verb == "list" || op.verb == "delete" },
+				" or ",
+			) + ":\n",
+		)
 		d.table(heads, query)
 	}
 	return nil
@@ -220,7 +229,11 @@ func (d *document) responses(p namedPath, operations []operation) error {
 			continue
 		}
 		done = append(done, identity(fields))
-		returned := verbs(operations, func(other operation) bool { return identity(other.fields()) == identity(fields) }, ", ")
+		returned := verbs(
+			operations,
+			func(other operation) bool { return identity(other.fields()) == identity(fields) },
+			", ",
+		)
 		lease := ""
 		if slices.Contains(d.leases, identity(fields)) {
 			lease = ", as a lease, and by its renewals"
@@ -263,7 +276,10 @@ func (d *document) statuses() {
 	d.add("\n" + statusesIntroduction)
 	var rows [][]string
 	for _, s := range backend.Statuses {
-		rows = append(rows, []string{fmt.Sprintf("%d %s", s.Code, http.StatusText(s.Code)), strings.ReplaceAll(s.When, "|", `\|`)})
+		rows = append(
+			rows,
+			[]string{fmt.Sprintf("%d %s", s.Code, http.StatusText(s.Code)), strings.ReplaceAll(s.When, "|", `\|`)},
+		)
 	}
 	d.table([]string{"status", "when"}, rows)
 }
