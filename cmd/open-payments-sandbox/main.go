@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// The command open-payments-sandbox is a wallet on loopback for trying and testing Open Payments clients: wallet
-// addresses, an authorization server and a resource server in one process, in memory. It holds no money.
+// The command open-payments-sandbox is a wallet on loopback for trying and testing Open Payments
+// clients: wallet addresses, an authorization server and a resource server in one process, in
+// memory. It holds no money.
 package main
 
 import (

@@ -24,15 +24,15 @@ A wallet for people without one, in one process, in memory, on loopback: wallet 
 authorization server and a resource server. It is for trying and testing only. It holds no money, keeps nothing,
 and lets whoever can reach it change the client's keys.
 
-Its servers do what Rafiki's do. They can be told to speak another server's dialect, and to misbehave: with the flags
-below, or while it runs with PUT /dialect and PUT /misbehave. What it prints when it starts names the members of both.
+It behaves like Rafiki. It can also speak other servers' dialects and misbehave: use the flags below, or PUT /dialect
+and PUT /misbehave while it runs. When it starts, it prints the members of both.
 
-The first line on standard output is "sandbox listening on URL". It ends at SIGINT or SIGTERM.
+The first line on standard output is "sandbox listening on URL". It stops on SIGINT or SIGTERM.
 
 Flags:
 `
 
-// flags are what the command line says.
+// flags are the command-line flags.
 type flags struct {
 	addr          string
 	tokenLifetime time.Duration
@@ -49,14 +49,15 @@ func parse(args []string, stderr io.Writer) (flags, error) {
 	set := flag.NewFlagSet("open-payments-sandbox", flag.ContinueOnError)
 	set.SetOutput(stderr)
 	set.StringVar(&f.addr, "addr", "127.0.0.1:0", "`HOST:PORT` to listen on: loopback only, port 0 is any free one")
-	set.DurationVar(&f.tokenLifetime, "token-lifetime", 10*time.Minute, "what an access token lives, in whole seconds")
+	set.DurationVar(&f.tokenLifetime, "token-lifetime", 10*time.Minute,
+		"the lifetime of an access token, in whole seconds")
 	set.StringVar(&f.clientJWKS, "client-jwks", "", "`FILE` with the client's JSON Web Key Set (public keys)")
-	set.StringVar(&f.caFile, "ca-file", "", "serve https, and write the certificate to trust to `FILE` (PEM)")
-	set.StringVar(&f.dialect, "dialect", "", "`JSON` of how the servers differ from others from the start, as for PUT /dialect")
-	set.StringVar(&f.misbehave, "misbehave", "",
-		"`JSON` of what to do wrong from the start, as for PUT /misbehave: an object or a list")
-	set.StringVar(&f.logLevel, "log-level", "info", "trace, debug, info, warn, error or off; the log goes to standard error")
-	set.BoolVar(&f.version, "version", false, "print the version and end")
+	set.StringVar(&f.caFile, "ca-file", "", "serve https and write the certificate to trust to `FILE` (PEM)")
+	set.StringVar(&f.dialect, "dialect", "", "`JSON` of the dialect to start with, as for PUT /dialect")
+	set.StringVar(&f.misbehave, "misbehave", "", "`JSON` of the misbehaviour to start with, as for PUT /misbehave")
+	set.StringVar(&f.logLevel, "log-level", "info",
+		"trace, debug, info, warn, error or off; the log goes to standard error")
+	set.BoolVar(&f.version, "version", false, "print the version and exit")
 	set.Usage = func() {
 		fmt.Fprint(stderr, introduction)
 		set.PrintDefaults()
@@ -70,7 +71,7 @@ func parse(args []string, stderr io.Writer) (flags, error) {
 	return f, nil
 }
 
-// run is the command: it gives the exit status.
+// run runs the command and returns the exit status.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	f, err := parse(args, stderr)
 	if errors.Is(err, flag.ErrHelp) {
@@ -98,7 +99,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 func start(f flags, stderr io.Writer) (*sandbox.Server, error) {
 	level := hclog.LevelFromString(f.logLevel)
 	if level == hclog.NoLevel {
-		return nil, fmt.Errorf("-log-level knows no %q", f.logLevel)
+		return nil, fmt.Errorf("-log-level does not know %q", f.logLevel)
 	}
 	options := sandbox.Options{
 		Addr: f.addr, TokenLifetime: f.tokenLifetime, TLS: f.caFile != "",
@@ -128,7 +129,8 @@ func start(f flags, stderr io.Writer) (*sandbox.Server, error) {
 	return server, nil
 }
 
-// exchangeKeys reads the client's public keys and writes the sandbox's certificate.
+// exchangeKeys reads the file of the client's public keys and writes the file of the sandbox's
+// certificate.
 func exchangeKeys(server *sandbox.Server, f flags) error {
 	if f.clientJWKS != "" {
 		jwks, err := os.ReadFile(f.clientJWKS)
@@ -167,28 +169,28 @@ A wallet for trying and testing only: in memory, on loopback, without money.
 Publish the client's public key (a JSON Web Key Set):
   curl -X PUT --data @jwks.json %[4]s/jwks.json
 
-Make it misbehave, here by losing the answer to one rotation; then see what is switched on, and end it:
+Make it misbehave, here by losing the answer to one rotation; show what is switched on; switch it off:
   curl -X PUT --data '{"on":["rotate"],"times":1,"drop":true}' %[1]s/misbehave
   curl %[1]s/misbehave
   curl -X DELETE %[1]s/misbehave
 Members, all optional:
   on         the operations: grant, continue, cancel, rotate, revoke, interact, keys, wallet, resource;
-             the first five if left out
-  times      how many requests, then it ends; delay ("2s") before anything else; after: do the work first
+             by default the first five
+  times      the number of requests; delay ("2s") before anything else; after: do the work first
   status, header ({"Location":"/"}), json (any value) or text
-             the answer to give
-  not_json   answer with an HTML page
+             a substitute answer
+  not_json   send an HTML page
   drop, reset, silent
-             close the connection without an answer, or keep it open and say nothing
-  killed     a rotation ends half-way: the old token is revoked, and there is no new one
-  wire       break the answer on its way: byte_order_mark, cut, gzip, long_length, no_last_chunk, twice
-  read_only  the database takes no changes: rotations answer 404 invalid_rotation
+             close the connection without an answer, or keep it open and send nothing
+  killed     end in the middle of a rotation: the old token is revoked and there is no new one
+  wire       damage the answer in transit: byte_order_mark, cut, gzip, long_length, no_last_chunk, twice
+  read_only  the database accepts no changes: rotations return 404 invalid_rotation
   pool (10), pool_timeout ("60s")
-             so many rotations at once block each other for so long
-  keys_down  the client's key set is not to be had
-A list of such objects is done one after the other; a request gets the first that applies to it.
+             this many rotations at once block each other for this long
+  keys_down  the client's key set returns 503
+With a list of such objects, each request gets the first that applies to it.
 
-Have it speak another server's dialect; see it, and end it:
+Change its dialect; show it; go back to Rafiki's:
   curl -X PUT --data '{"client":"string","key_cache":"1m"}' %[1]s/dialect
   curl %[1]s/dialect
   curl -X DELETE %[1]s/dialect
@@ -198,11 +200,11 @@ Members, all optional:
   manage        object (RFC 9635), missing or foreign (another origin)
   expires_in    string or missing
   continue      missing, other_path (without continue/) or foreign
-  new_continue  each answer to a continue request has a new continue, and the old one ends
-  key_cache     how long clients' key sets are kept ("1m")
-  unknown_key   the status of the answer to an unknown key id: 400 or 401
+  new_continue  each answer to a continue request has a new continue; the old one stops working
+  key_cache     how long clients' key sets are cached ("1m")
+  unknown_key   the status for an unknown key id: 400 or 401
   aliases, redirects
-                more paths of wallet addresses, and paths that redirect to them ({"/vanity":"alice"})
+                additional paths of wallet addresses, and paths that redirect to them ({"/vanity":"alice"})
 
 Interactive grants: open the "redirect" of the answer in a browser to accept or decline as the owner.
 `

@@ -9,9 +9,10 @@ import (
 	"net/http"
 )
 
-// refusal is an error that says how it is answered. Its JSON form is that of both servers' OpenAPI documents. Without a
-// code it is what Rafiki answers to a request that does not fit the document.
-type refusal struct {
+// httpError is an error that says how the server answers it. Its JSON form is that of both servers'
+// OpenAPI documents. An error without a code is what Rafiki answers to a request that does not
+// match the document.
+type httpError struct {
 	status      int
 	code        string
 	description string
@@ -19,32 +20,34 @@ type refusal struct {
 	challenge   bool // name the grant endpoint in WWW-Authenticate
 }
 
-func (r *refusal) Error() string { return r.description }
+func (r *httpError) Error() string { return r.description }
 
-// refused is a refusal with a code.
-func refused(status int, code, description string) *refusal {
-	return &refusal{status: status, code: code, description: description}
+// codedError returns an error with a code.
+func codedError(status int, code, description string) *httpError {
+	return &httpError{status: status, code: code, description: description}
 }
 
-// mismatch refuses a request that does not fit the authorization server's OpenAPI document: no code.
-func mismatch(status int, description string) *refusal {
-	return &refusal{status: status, description: description}
+// schemaError returns the error, without a code, for a request that does not match the
+// authorization server's OpenAPI document.
+func schemaError(status int, description string) *httpError {
+	return &httpError{status: status, description: description}
 }
 
-// plain is a refusal that comes from below the server's own error handling and so is not JSON.
-func plain(status int, text string) *refusal {
-	return &refusal{status: status, description: text, text: true}
+// textError returns an error that arises below the server's own error handling and is therefore not
+// JSON.
+func textError(status int, text string) *httpError {
+	return &httpError{status: status, description: text, text: true}
 }
 
-// refuse answers with an error.
-func (s *Server) refuse(w http.ResponseWriter, err error) {
-	var r *refusal
+// writeError writes an error as the answer.
+func (s *Server) writeError(w http.ResponseWriter, err error) {
+	var r *httpError
 	if !errors.As(err, &r) {
 		s.log.Error("request failed", "error", err)
-		r = plain(http.StatusInternalServerError, "Internal Server Error")
+		r = textError(http.StatusInternalServerError, "Internal Server Error")
 	}
 	if r.text {
-		answerText(w, r.status, r.description)
+		writeText(w, r.status, r.description)
 		return
 	}
 	if r.challenge {
@@ -54,18 +57,18 @@ func (s *Server) refuse(w http.ResponseWriter, err error) {
 		Code        string `json:"code,omitempty"`
 		Description string `json:"description"`
 	}
-	answer(w, r.status, struct {
+	writeJSON(w, r.status, struct {
 		Error details `json:"error"`
 	}{details{r.code, r.description}})
 }
 
-// answer writes compact JSON, as JSON.stringify does: no HTML escapes, no newline at the end.
-func answer(w http.ResponseWriter, status int, v any) {
+// writeJSON writes compact JSON, as JSON.stringify does: no HTML escapes, no newline at the end.
+func writeJSON(w http.ResponseWriter, status int, v any) {
 	var body bytes.Buffer
 	encoder := json.NewEncoder(&body)
 	encoder.SetEscapeHTML(false)
 	if err := encoder.Encode(v); err != nil {
-		answerText(w, http.StatusInternalServerError, "Internal Server Error")
+		writeText(w, http.StatusInternalServerError, "Internal Server Error")
 		return
 	}
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
@@ -73,7 +76,8 @@ func answer(w http.ResponseWriter, status int, v any) {
 	_, _ = w.Write(bytes.TrimRight(body.Bytes(), "\n"))
 }
 
-func answerText(w http.ResponseWriter, status int, text string) {
+// writeText writes a text/plain answer.
+func writeText(w http.ResponseWriter, status int, text string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(status)
 	_, _ = w.Write([]byte(text))

@@ -19,43 +19,44 @@ const (
 	codeTooFast             = "too_fast"
 )
 
-// open is how every request to the authorization server begins: body, Accept header, what the OpenAPI document says of
-// the body (fits, nil if nothing) and form of the signature, in Rafiki's order. What it does not do yet is verify the
-// signature, because the key depends on what is asked for.
-func (s *Server) open(r *http.Request, fits func(json string) error) (*signature, error) {
+// readSigned reads a request to the authorization server and checks, in Rafiki's order, the body,
+// the Accept header, what the OpenAPI document says of the body (validate, nil if nothing) and the
+// form of the signature. It does not verify the signature, because which key to use depends on what
+// is asked for.
+func (s *Server) readSigned(r *http.Request, validate func(json string) error) (*signature, error) {
 	body, err := readContent(r)
 	if err != nil {
 		return nil, err
 	}
-	if !accepts(r) {
-		return nil, mismatch(http.StatusNotAcceptable, "the request must accept application/json")
+	if !acceptsJSON(r) {
+		return nil, schemaError(http.StatusNotAcceptable, "the request must accept application/json")
 	}
-	if fits != nil {
-		if err := fits(body.json); err != nil {
-			return nil, mismatch(http.StatusBadRequest, err.Error())
+	if validate != nil {
+		if err := validate(body.json); err != nil {
+			return nil, schemaError(http.StatusBadRequest, err.Error())
 		}
 	}
 	sig, err := readSignature(r, body)
 	if err != nil {
-		return nil, refused(http.StatusUnauthorized, codeInvalidClient, "invalid signature headers")
+		return nil, codedError(http.StatusUnauthorized, codeInvalidClient, "invalid signature headers")
 	}
 	return sig, nil
 }
 
-// verify fetches the client's key and checks the signature with it.
+// verify fetches the client's key and verifies the signature with it.
 func (s *Server) verify(sig *signature, c client) error {
 	if sig.keyID == "" {
-		return refused(http.StatusUnauthorized, codeInvalidClient, "invalid signature input")
+		return codedError(http.StatusUnauthorized, codeInvalidClient, "invalid signature input")
 	}
 	key, err := s.publicKey(c, sig.keyID)
 	if errors.Is(err, errUnknownKey) && s.dialect.get().UnknownKey == http.StatusUnauthorized {
-		return refused(http.StatusUnauthorized, codeInvalidClient, "unknown key")
+		return codedError(http.StatusUnauthorized, codeInvalidClient, "unknown key")
 	}
 	if err != nil {
-		return refused(http.StatusBadRequest, codeInvalidClient, "could not determine client")
+		return codedError(http.StatusBadRequest, codeInvalidClient, "could not determine client")
 	}
-	if !sig.isBy(key) {
-		return refused(http.StatusUnauthorized, codeInvalidClient, "invalid signature")
+	if !sig.isSignedWith(key) {
+		return codedError(http.StatusUnauthorized, codeInvalidClient, "invalid signature")
 	}
 	return nil
 }
@@ -63,7 +64,7 @@ func (s *Server) verify(sig *signature, c client) error {
 // requestGrant serves post-request of the OpenAPI document.
 func (s *Server) requestGrant(w http.ResponseWriter, r *http.Request) error {
 	var request grantRequest
-	sig, err := s.open(r, func(json string) (err error) {
+	sig, err := s.readSigned(r, func(json string) (err error) {
 		request, err = parseGrantRequest(json, s.dialect.get().Client)
 		return err
 	})
@@ -81,11 +82,11 @@ func (s *Server) requestGrant(w http.ResponseWriter, r *http.Request) error {
 	}
 	now := s.now()
 	g := &grant{client: request.client, access: request.access, hasFinish: request.finish.uri != "", continued: now}
-	if !request.needsOwner {
+	if !request.needsConsent {
 		g.state = stateApproved
 		s.store.add(g)
 		t := s.store.issue(g, now.Add(s.tokenLifetime))
-		answer(w, http.StatusOK, grantAnswer{AccessToken: s.describeToken(t), Continue: s.describeContinue(g, 0)})
+		writeJSON(w, http.StatusOK, grantAnswer{AccessToken: s.describeToken(t), Continue: s.describeContinue(g, 0)})
 		return nil
 	}
 	publicName, err := s.publicName(request.client)
@@ -93,45 +94,48 @@ func (s *Server) requestGrant(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if request.twoAmounts {
-		return refused(http.StatusBadRequest, codeInvalidRequest, "only one access amount allowed")
+		return codedError(http.StatusBadRequest, codeInvalidRequest, "only one access amount allowed")
 	}
 	i := &interaction{clientName: publicName, finish: request.finish, expires: now.Add(interactionLifetime)}
 	s.store.addInteractive(g, i)
-	answer(w, http.StatusOK, grantAnswer{Interact: s.describeInteract(i), Continue: s.describeContinue(g, s.wait)})
+	writeJSON(w, http.StatusOK, grantAnswer{Interact: s.describeInteract(i), Continue: s.describeContinue(g, s.wait)})
 	return nil
 }
 
-// describeInteract tells where the owner is to be sent. The query is for servers that leave the page to another one; the
-// sandbox's own page does not believe it.
+// describeInteract returns where to send the owner. The query is for servers that leave the page to
+// another server; the sandbox's own page ignores it.
 func (s *Server) describeInteract(i *interaction) *interactAnswer {
 	shown := url.Values{"clientName": {i.clientName}, "clientUri": {i.grant.client.wallet}}
 	return &interactAnswer{Redirect: s.origin + i.path() + "?" + shown.Encode(), Finish: i.nonce}
 }
 
-// publicName is how the client is shown to the owner. A client whose wallet address has no public name gets no
-// interactive grant, nor does one that is known by its key only.
+// publicName returns the name by which the owner is shown the client. A client whose wallet address
+// has no public name cannot get an interactive grant; neither can a client that is known by its key
+// only.
 func (s *Server) publicName(c client) (string, error) {
 	var document struct {
 		PublicName string `json:"publicName"`
 	}
 	if c.key != nil || s.fetch(c.wallet, &document) != nil {
-		return "", refused(http.StatusBadRequest, codeInvalidClient, "could not determine client")
+		return "", codedError(http.StatusBadRequest, codeInvalidClient, "could not determine client")
 	}
 	if document.PublicName == "" {
-		return "", refused(http.StatusBadRequest, codeInvalidRequest, "the client's wallet address has no public name")
+		return "", codedError(http.StatusBadRequest, codeInvalidRequest,
+			"the client's wallet address has no public name")
 	}
 	return document.PublicName, nil
 }
 
-// openContinuation finds the grant that a continue or cancel is about and verifies that its client has signed.
-func (s *Server) openContinuation(r *http.Request, fits func(json string) error) (*grant, error) {
-	sig, err := s.open(r, fits)
+// authorizeContinuation finds the grant that a continue or cancel request is about and verifies
+// that the grant's client signed the request.
+func (s *Server) authorizeContinuation(r *http.Request, validate func(json string) error) (*grant, error) {
+	sig, err := s.readSigned(r, validate)
 	if err != nil {
 		return nil, err
 	}
 	continueToken, ok := gnapToken(r)
 	if !ok {
-		return nil, refused(http.StatusUnauthorized, codeInvalidClient, "invalid signature headers")
+		return nil, codedError(http.StatusUnauthorized, codeInvalidClient, "invalid signature headers")
 	}
 	g, ok := s.store.byContinuation(r.PathValue("id"), continueToken)
 	if !ok {
@@ -141,10 +145,10 @@ func (s *Server) openContinuation(r *http.Request, fits func(json string) error)
 }
 
 func invalidGrant() error {
-	return refused(http.StatusUnauthorized, codeInvalidContinuation, "invalid grant")
+	return codedError(http.StatusUnauthorized, codeInvalidContinuation, "invalid grant")
 }
 
-// gnapToken is the token of the Authorization header (RFC 9635 section 7.2).
+// gnapToken returns the token in the Authorization header (RFC 9635 section 7.2).
 func gnapToken(r *http.Request) (string, bool) {
 	value, ok := strings.CutPrefix(r.Header.Get("Authorization"), "GNAP ")
 	return value, ok && value != "" && !strings.Contains(value, " ")
@@ -156,7 +160,7 @@ func (s *Server) continueGrant(w http.ResponseWriter, r *http.Request) error {
 		reference string
 		polls     bool
 	)
-	g, err := s.openContinuation(r, func(json string) (err error) {
+	g, err := s.authorizeContinuation(r, func(json string) (err error) {
 		reference, polls, err = parseContinueRequest(json)
 		return err
 	})
@@ -164,7 +168,7 @@ func (s *Server) continueGrant(w http.ResponseWriter, r *http.Request) error {
 	case err != nil:
 		return err
 	case !polls && reference == "":
-		return refused(http.StatusUnauthorized, codeInvalidRequest, "missing interaction reference")
+		return codedError(http.StatusUnauthorized, codeInvalidRequest, "missing interaction reference")
 	}
 	if err := checkWritable(r); err != nil {
 		return err
@@ -182,32 +186,32 @@ func (s *Server) continueGrant(w http.ResponseWriter, r *http.Request) error {
 		s.store.renewContinuation(g)
 	}
 	if t == nil {
-		answer(w, http.StatusOK, grantAnswer{Continue: s.describeContinue(g, s.wait)})
+		writeJSON(w, http.StatusOK, grantAnswer{Continue: s.describeContinue(g, s.wait)})
 	} else {
-		answer(w, http.StatusOK, grantAnswer{AccessToken: s.describeToken(t), Continue: s.describeContinue(g, 0)})
+		writeJSON(w, http.StatusOK, grantAnswer{AccessToken: s.describeToken(t), Continue: s.describeContinue(g, 0)})
 	}
 	return nil
 }
 
-// refuseContinuation is how the ways in which a continuation can fail are answered.
+// refuseContinuation returns the answer to a continuation that failed.
 func refuseContinuation(err error) error {
 	switch {
 	case errors.Is(err, errGrantGone):
 		return invalidGrant()
 	case errors.Is(err, errNoInteraction):
-		return refused(http.StatusNotFound, codeInvalidContinuation, "grant not found")
+		return codedError(http.StatusNotFound, codeInvalidContinuation, "grant not found")
 	case errors.Is(err, errTooFast):
-		return refused(http.StatusBadRequest, codeTooFast, "the grant was continued before its wait was over")
+		return codedError(http.StatusBadRequest, codeTooFast, "the grant was continued before its wait was over")
 	case errors.Is(err, errHasFinish):
-		return refused(http.StatusUnauthorized, codeRequestDenied, "grant cannot be polled")
+		return codedError(http.StatusUnauthorized, codeRequestDenied, "grant cannot be polled")
 	default:
-		return refused(http.StatusUnauthorized, codeRequestDenied, "grant cannot be continued")
+		return codedError(http.StatusUnauthorized, codeRequestDenied, "grant cannot be continued")
 	}
 }
 
 // cancelGrant serves delete-continue of the OpenAPI document.
 func (s *Server) cancelGrant(w http.ResponseWriter, r *http.Request) error {
-	g, err := s.openContinuation(r, nil)
+	g, err := s.authorizeContinuation(r, nil)
 	if err != nil {
 		return err
 	}

@@ -17,22 +17,22 @@ import (
 	"time"
 )
 
-// fetchTimeout is how long a client's wallet address may take to answer.
+// fetchTimeout is how long the sandbox waits for a client's wallet address.
 const fetchTimeout = 2 * time.Second
 
 var (
-	errNoKey      = errors.New("the client's key is not to be had")
+	errNoKey      = errors.New("the client's key cannot be fetched")
 	errUnknownKey = fmt.Errorf("%w: its key set has no such key id", errNoKey)
 )
 
-// client is who asked for a grant: a wallet address, whose key set is fetched whenever the client signs, or a key that
-// came with the request ("directed identity" of the OpenAPI document).
+// client is who asked for a grant: a wallet address, whose key set is fetched whenever the client
+// signs, or a key that came with the request ("directed identity" in the OpenAPI document).
 type client struct {
 	wallet string
 	key    *jwk
 }
 
-// name tells clients apart.
+// name returns a string that identifies the client.
 func (c client) name() string {
 	if c.key != nil {
 		return "jwk:" + c.key.X
@@ -40,7 +40,7 @@ func (c client) name() string {
 	return c.wallet
 }
 
-// jwk is a public Ed25519 key as the OpenAPI document has it.
+// jwk is a public Ed25519 key as the OpenAPI document defines it.
 type jwk struct {
 	KID string `json:"kid"`
 	Alg string `json:"alg"`
@@ -51,10 +51,11 @@ type jwk struct {
 }
 
 func newJWK(kid string, key ed25519.PublicKey) jwk {
-	return jwk{KID: kid, Alg: "EdDSA", Use: "sig", KTY: "OKP", CRV: "Ed25519", X: base64.RawURLEncoding.EncodeToString(key)}
+	x := base64.RawURLEncoding.EncodeToString(key)
+	return jwk{KID: kid, Alg: "EdDSA", Use: "sig", KTY: "OKP", CRV: "Ed25519", X: x}
 }
 
-// check says what is wrong with a key, in a sentence.
+// check returns an error that says what is wrong with the key.
 func (k jwk) check() error {
 	if k.KID == "" || k.Alg != "EdDSA" || k.KTY != "OKP" || k.CRV != "Ed25519" || (k.Use != "" && k.Use != "sig") {
 		return errors.New(`a key needs "kid" and must have "alg":"EdDSA", "kty":"OKP" and "crv":"Ed25519"`)
@@ -73,8 +74,9 @@ func (k jwk) public() (ed25519.PublicKey, error) {
 	return x, nil
 }
 
-// newFetcher is what gets documents of wallet addresses. It follows no redirects and keeps no connections, so that each
-// fetch finds out how the wallet address is now.
+// newFetcher returns the HTTP client that fetches documents of wallet addresses. It follows no
+// redirects and keeps no connections, so each fetch sees the wallet address as it is now. It trusts
+// roots, or the system's certificates if nil.
 func newFetcher(roots *x509.CertPool) *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
@@ -85,7 +87,7 @@ func newFetcher(roots *x509.CertPool) *http.Client {
 	}
 }
 
-// fetch gets a JSON document, within fetchTimeout for all of it.
+// fetch fetches a JSON document; fetchTimeout limits the whole exchange.
 func (s *Server) fetch(url string, into any) error {
 	ctx, cancel := context.WithTimeout(s.running, fetchTimeout)
 	defer cancel()
@@ -105,7 +107,8 @@ func (s *Server) fetch(url string, into any) error {
 	return json.NewDecoder(io.LimitReader(response.Body, maxBody)).Decode(into)
 }
 
-// publicKey is the client's key with that id, as it is published now, or was when the key set was fetched that is kept.
+// publicKey returns the client's public key with that id, from the key set as it is published now
+// or from the cached copy (Dialect.KeyCache).
 func (s *Server) publicKey(c client, keyID string) (ed25519.PublicKey, error) {
 	if c.key != nil {
 		if c.key.KID != keyID {
@@ -119,7 +122,7 @@ func (s *Server) publicKey(c client, keyID string) (ed25519.PublicKey, error) {
 	}
 	for _, raw := range set {
 		var key jwk
-		// A key in a form of its own is somebody else's, and does not hide those that can be read.
+		// A key that cannot be parsed belongs to somebody else and must not hide the others.
 		if json.Unmarshal(raw, &key) == nil && key.KID == keyID && key.KTY == "OKP" && key.CRV == "Ed25519" {
 			return key.public()
 		}
@@ -127,7 +130,8 @@ func (s *Server) publicKey(c client, keyID string) (ed25519.PublicKey, error) {
 	return nil, errUnknownKey
 }
 
-// keySetOf is the key set of a wallet address, fetched now unless it is kept.
+// keySetOf returns the key set of a wallet address: the cached copy, if there is one, or else what
+// it fetches.
 func (s *Server) keySetOf(wallet string) ([]json.RawMessage, error) {
 	keep := s.dialect.get().KeyCache
 	now := s.now()
@@ -137,7 +141,7 @@ func (s *Server) keySetOf(wallet string) ([]json.RawMessage, error) {
 	var document struct {
 		Keys []json.RawMessage `json:"keys"`
 	}
-	// A wallet address with a slash at its end gives //jwks.json here, as it does at Rafiki: there is no such document.
+	// As at Rafiki, a wallet address with a trailing slash gives //jwks.json, which does not exist.
 	if err := s.fetch(wallet+"/jwks.json", &document); err != nil {
 		s.log.Info("the client's key set could not be fetched", "error", err)
 		return nil, errNoKey
@@ -148,7 +152,7 @@ func (s *Server) keySetOf(wallet string) ([]json.RawMessage, error) {
 	return document.Keys, nil
 }
 
-// keyCache holds the key sets that were fetched, by wallet address.
+// keyCache holds fetched key sets by wallet address.
 type keyCache struct {
 	mu   sync.Mutex
 	sets map[string]cachedKeys
@@ -159,7 +163,7 @@ type cachedKeys struct {
 	fetched time.Time
 }
 
-// get returns a key set that was fetched after a moment.
+// get returns a key set that was fetched after the given time.
 func (c *keyCache) get(wallet string, after time.Time) ([]json.RawMessage, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

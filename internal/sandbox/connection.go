@@ -19,13 +19,13 @@ import (
 	"time"
 )
 
-// tcpConnection is a connection that can become silent.
+// tcpConnection is a TCP connection that can go silent.
 type tcpConnection struct {
 	net.Conn
 	silent atomic.Bool
 }
 
-// Read returns nothing more of a silent connection than its end.
+// Read discards what arrives on a silent connection, and returns when the other side closes it.
 func (c *tcpConnection) Read(p []byte) (int, error) {
 	for {
 		n, err := c.Conn.Read(p)
@@ -35,7 +35,7 @@ func (c *tcpConnection) Read(p []byte) (int, error) {
 	}
 }
 
-// Write pretends to write to a silent connection.
+// Write discards what is written to a silent connection.
 func (c *tcpConnection) Write(p []byte) (int, error) {
 	if c.silent.Load() {
 		return len(p), nil
@@ -43,14 +43,14 @@ func (c *tcpConnection) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// resetOnClose has Close send a TCP reset.
+// resetOnClose makes Close send a TCP reset.
 func (c *tcpConnection) resetOnClose() {
 	if tcp, ok := c.Conn.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0)
 	}
 }
 
-// tcpListener accepts connections that can become silent.
+// tcpListener accepts connections that can go silent.
 type tcpListener struct{ net.Listener }
 
 func (l tcpListener) Accept() (net.Conn, error) {
@@ -61,15 +61,15 @@ func (l tcpListener) Accept() (net.Conn, error) {
 	return &tcpConnection{Conn: accepted}, nil
 }
 
-// connection is what a request came on; zero if that is not known.
+// connection is the connection on which a request arrived; zero if unknown.
 type connection struct {
-	top net.Conn // what HTTP is written to: the TCP connection, or TLS on it
+	top net.Conn // the connection that carries HTTP: TCP, or TLS on TCP
 	tcp *tcpConnection
 }
 
 type connectionKey struct{}
 
-// withConnection is for http.Server.ConnContext.
+// withConnection adds the connection to the context of its requests (http.Server.ConnContext).
 func withConnection(ctx context.Context, c net.Conn) context.Context {
 	known := connection{top: c}
 	if secured, ok := c.(*tls.Conn); ok {
@@ -84,7 +84,7 @@ func connectionOf(r *http.Request) connection {
 	return known
 }
 
-// newCertificate makes a certificate for this machine that signs itself, and its PEM form.
+// newCertificate returns a self-signed certificate for loopback, and the same in PEM.
 func newCertificate() (tls.Certificate, []byte, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

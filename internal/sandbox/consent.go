@@ -25,13 +25,13 @@ var (
 	consentCSS string
 )
 
-// consentTemplates are "ask", the question to the owner, and "notice", a page that only says something.
+// consentTemplates are "ask", the question to the owner, and "notice", a page with a message.
 var consentTemplates = template.Must(template.New("consent").
 	//nolint:gosec // G203: the style is a file of ours.
 	Funcs(template.FuncMap{"style": func() template.CSS { return template.CSS(consentCSS) }}).
 	Parse(consentHTML))
 
-// styleHash lets the page's own style in, and no other.
+// styleHash allows the page's own style and no other.
 var styleHash = func() string {
 	sum := sha256.Sum256([]byte(consentCSS))
 	return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
@@ -42,7 +42,7 @@ const (
 	nonceField    = "nonce"
 )
 
-// consentPage is what "ask" shows.
+// consentPage is the data of "ask".
 type consentPage struct {
 	ClientName, ClientWallet string
 	Wallets                  []string
@@ -51,21 +51,22 @@ type consentPage struct {
 	Nonce                    string
 }
 
-// notice is what "notice" shows.
+// notice is the data of "notice".
 type notice struct{ Title, Text string }
 
-// askOwner shows the owner who asks for what. Whoever opens the page is taken for the owner: the sandbox has no accounts.
-func (s *Server) askOwner(w http.ResponseWriter, r *http.Request) error {
+// showConsentPage shows the owner which client asks for which rights. Whoever opens the page counts
+// as the owner, because the sandbox has no accounts.
+func (s *Server) showConsentPage(w http.ResponseWriter, r *http.Request) error {
 	i, ok := s.store.byInteraction(r.PathValue("id"), r.PathValue("nonce"))
 	if !ok {
 		return unknownInteraction(w)
 	}
-	if s.store.open(i, s.now()) != outcomeUndecided {
+	if s.store.openPage(i, s.now()) != outcomeUndecided {
 		return s.finish(w, r, i)
 	}
 	nonce := newSecret()
 	if cookie, err := r.Cookie(consentCookie); err == nil && cookie.Value != "" {
-		nonce = cookie.Value // else a second window would make the first one's form invalid
+		nonce = cookie.Value // a new one would invalidate the form in another window
 	}
 	//nolint:gosec // G124: it cannot be Secure, since the sandbox speaks plain http, on loopback.
 	http.SetCookie(w, &http.Cookie{
@@ -79,10 +80,11 @@ func (s *Server) askOwner(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-// takeDecision takes the form of the page, and of no other: the client knows the page's address, and could have the owner's
-// browser post to it from a page of its own. So the browser must say that the form is from here, or say nothing, and the
-// form must hold what the page's cookie does, which another origin can neither read nor set.
-func (s *Server) takeDecision(w http.ResponseWriter, r *http.Request) error {
+// receiveDecision accepts the page's form and nothing else. The client knows the page's address and
+// could have the owner's browser post to it from a page of its own. So the browser must say that
+// the form came from this origin, or say nothing, and the form must contain the value of the page's
+// cookie, which another origin can neither read nor set.
+func (s *Server) receiveDecision(w http.ResponseWriter, r *http.Request) error {
 	i, ok := s.store.byInteraction(r.PathValue("id"), r.PathValue("nonce"))
 	if !ok {
 		return unknownInteraction(w)
@@ -91,7 +93,8 @@ func (s *Server) takeDecision(w http.ResponseWriter, r *http.Request) error {
 	if err != nil || cookie.Value == "" || http.NewCrossOriginProtection().Check(r) != nil ||
 		subtle.ConstantTimeCompare([]byte(cookie.Value), []byte(r.PostFormValue(nonceField))) != 1 {
 		return showPage(w, http.StatusForbidden, "notice", "", notice{
-			"Nothing was decided", "This decision did not come from the page of this wallet. Open the link of the client again.",
+			"Nothing was decided",
+			"This decision did not come from the page of this wallet. Open the link of the client again.",
 		})
 	}
 	switch r.PostFormValue("decision") {
@@ -109,7 +112,7 @@ func (s *Server) takeDecision(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// finishInteraction is where the owner's browser is sent after the decision.
+// finishInteraction serves the page to which the owner's browser is redirected after the decision.
 func (s *Server) finishInteraction(w http.ResponseWriter, r *http.Request) error {
 	i, ok := s.store.byInteraction(r.PathValue("id"), r.PathValue("nonce"))
 	if !ok {
@@ -118,7 +121,7 @@ func (s *Server) finishInteraction(w http.ResponseWriter, r *http.Request) error
 	return s.finish(w, r, i)
 }
 
-// finish sends the owner back to the client, or says that there is nowhere to go.
+// finish redirects the owner to the client, or shows a notice if the client gave no finish URI.
 func (s *Server) finish(w http.ResponseWriter, r *http.Request, i *interaction) error {
 	o := s.store.finish(i, s.now())
 	if location := i.finishLocation(o, s.AuthServer()); location != "" {
@@ -152,7 +155,7 @@ func unknownInteraction(w http.ResponseWriter) error {
 	})
 }
 
-// showPage answers with a page, all of it or none.
+// showPage writes a whole page or nothing.
 func showPage(w http.ResponseWriter, status int, name, targets string, data any) error {
 	var page bytes.Buffer
 	if err := consentTemplates.ExecuteTemplate(&page, name, data); err != nil {
@@ -165,7 +168,8 @@ func showPage(w http.ResponseWriter, status int, name, targets string, data any)
 	return nil
 }
 
-// secure lets a page load nothing, be framed by nobody and tell its address, which holds a secret, to nobody else.
+// secure sets headers so that a page loads nothing, cannot be framed, and does not leak its
+// address, which contains a secret.
 func secure(w http.ResponseWriter, formTargets string) {
 	if formTargets == "" {
 		formTargets = "'none'"
@@ -177,10 +181,11 @@ func secure(w http.ResponseWriter, formTargets string) {
 	w.Header().Set("Cache-Control", "no-store")
 }
 
-// sourceOrigin is an origin that can be written into a Content-Security-Policy as it is.
+// sourceOrigin matches an origin that can be written into a Content-Security-Policy unchanged.
 var sourceOrigin = regexp.MustCompile(`^https?://[A-Za-z0-9.-]+(:[0-9]+)?$`)
 
-// formTargets are where the form may lead: browsers apply form-action to the redirects after it too.
+// formTargets returns where the form may lead, because browsers also apply form-action to the
+// redirects that follow a form.
 func formTargets(finishURI string) string {
 	if finishURI == "" {
 		return "'self'"
@@ -192,8 +197,8 @@ func formTargets(finishURI string) string {
 	if origin := u.Scheme + "://" + u.Host; sourceOrigin.MatchString(origin) {
 		return "'self' " + origin
 	}
-	// An IPv6 address, or a URI of an application: the policy has no words for more than the scheme, whose letters
-	// url.Parse has checked.
+	// For an IPv6 address or the URI of an application the policy can only name the scheme, whose
+	// characters url.Parse has checked.
 	return "'self' " + u.Scheme + ":"
 }
 
@@ -202,11 +207,12 @@ var (
 	nonceInPage      = regexp.MustCompile(`name="` + nonceField + `" value="([A-Z0-9]+)"`)
 )
 
-// Consent does what the owner would who opens the URL that a grant request was answered with (interact.redirect) and
-// accepts or declines: it loads the page, sends its form and follows the redirects, all over HTTP. It gives the URL at
-// which the browser would end: the client's finish URI with what has become of the interaction, which is not asked for;
-// empty if the client has none. An interaction that has ended already gives the URL that the owner would be sent to.
-// Errors never hold a URL of the interaction.
+// Consent acts as an owner who opens the URL in the answer to a grant request (interact.redirect)
+// and accepts or declines: it loads the page, sends the form and follows the redirects, all over
+// HTTP. It returns the URL where the browser would end up, which is the client's finish URI with
+// the outcome in its query; it does not request that URL. The URL is empty if the client gave no
+// finish URI. For an interaction that has already ended it returns the URL to which the owner would
+// be redirected. Errors never contain a URL of the interaction.
 func (s *Server) Consent(interactRedirect string, accept bool) (location string, err error) {
 	page, _, _ := strings.Cut(interactRedirect, "?")
 	if !strings.HasPrefix(page, s.AuthServer()+"/interact/") {
@@ -236,19 +242,19 @@ func (s *Server) Consent(interactRedirect string, accept bool) (location string,
 	return seen.location, nil
 }
 
-// sight is what a browser gets.
-type sight struct {
+// browserPage is the answer that a browser received.
+type browserPage struct {
 	status   int
 	location string
 	cookies  []*http.Cookie
 	body     string
 }
 
-// browse makes one request as a browser does, and follows no redirect.
-func (s *Server) browse(method, page string, form url.Values, cookies []*http.Cookie) (sight, error) {
+// browse makes one request as a browser does, without following redirects.
+func (s *Server) browse(method, page string, form url.Values, cookies []*http.Cookie) (browserPage, error) {
 	request, err := http.NewRequestWithContext(s.running, method, page, strings.NewReader(form.Encode()))
 	if err != nil {
-		return sight{}, errNoInteractURL // err holds the URL
+		return browserPage{}, errNoInteractURL // err contains the URL
 	}
 	if form != nil {
 		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
@@ -262,9 +268,9 @@ func (s *Server) browse(method, page string, form url.Values, cookies []*http.Co
 		if errors.As(err, &holder) {
 			err = holder.Err // without the URL
 		}
-		return sight{}, err
+		return browserPage{}, err
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(response.Body, maxBody))
-	return sight{response.StatusCode, response.Header.Get("Location"), response.Cookies(), string(body)}, err
+	return browserPage{response.StatusCode, response.Header.Get("Location"), response.Cookies(), string(body)}, err
 }

@@ -296,7 +296,8 @@ func (w *world) form(g granted, decision string) ask {
 	}
 }
 
-// A form that was open all the while changes nothing that has been decided, has expired or was cancelled.
+// A form that was open all the while changes nothing that has been decided, has expired or was
+// cancelled.
 func TestLateForms(t *testing.T) {
 	w := newWorld(t)
 	for name, row := range map[string]struct {

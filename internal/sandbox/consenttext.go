@@ -15,18 +15,18 @@ const (
 	dateAndTime = "2 January 2006, 15:04 UTC"
 )
 
-// shownRight is a right in words for the owner.
+// shownRight is a right in words that the owner understands.
 type shownRight struct {
-	Wallet  string // empty if it is the only one
+	Wallet  string // empty if all rights are about the same one
 	Actions []string
 	Pays    bool
-	Most    string // what may be paid at most; empty if that is not limited
-	Receive bool   // Most is what receivers get, and not what leaves the wallet
+	Most    string // the maximum that may be paid; empty if there is none
+	Receive bool   // Most limits what receivers get, not what leaves the wallet
 	From    string // when the interval begins
 	Only    string // the only receiver
 }
 
-// actionTexts say what a right lets a client do.
+// actionTexts describe what each action lets a client do.
 var actionTexts = map[string]map[string]string{
 	typeOutgoing: {
 		"create":   "Send payments from the wallet",
@@ -50,7 +50,7 @@ var actionTexts = map[string]map[string]string{
 	},
 }
 
-// showRights puts rights into words, and names the wallet addresses that they are about.
+// showRights describes rights in words and returns the wallet addresses that they are about.
 func showRights(access []json.RawMessage) (shown []shownRight, wallets []string) {
 	rights := parseRights(access)
 	for _, r := range rights {

@@ -11,12 +11,12 @@ import (
 	"time"
 )
 
-// database is what is wrong with the database that a request meets; the zero value is a sound one.
+// database is the state of the database for one request; the zero value works.
 type database struct {
 	readOnly bool
-	killed   bool   // in the middle of a rotation
-	pool     *pool  // nil if there are connections for all
-	arrive   func() // tells the pool that a rotation has come
+	killed   bool   // the process is killed in the middle of a rotation
+	pool     *pool  // nil if connections are unlimited
+	arrive   func() // tells the pool that the rotation has reached the database
 }
 
 type databaseKey struct{}
@@ -29,11 +29,12 @@ func databaseOf(r *http.Request) database {
 // Errors of the database, in its own words, which Rafiki copies into its answer to a rotation.
 var (
 	errReadOnly    = errors.New("cannot execute UPDATE in a read-only transaction")
-	errNoneFree    = errors.New("no database connection was free in time")
-	errLostHalfWay = errors.New("no second database connection was free in time")
+	errPoolTimeout = errors.New("no database connection was free in time")
+	errHalfRotated = errors.New("no second database connection was free in time")
 )
 
-// checkWritable is asked before anything but a rotation changes the database.
+// checkWritable returns an error if the database is read-only. Everything that changes the database
+// calls it, except a rotation.
 func checkWritable(r *http.Request) error {
 	if databaseOf(r).readOnly {
 		return errReadOnly
@@ -44,23 +45,26 @@ func checkWritable(r *http.Request) error {
 const (
 	defaultPoolTimeout = time.Minute
 
-	// A rotation keeps its first connection for rotationTime before it takes the second, and up to longestRotation while
-	// others are on their way to theirs: so those that were sent at the same instant meet, however slow the machine is.
+	// A rotation holds its first connection for rotationTime before it takes the second, and for up
+	// to longestRotation while other rotations have arrived and not taken their first one. So
+	// rotations that were sent at the same instant overlap even on a slow machine.
 	rotationTime    = 30 * time.Millisecond
 	longestRotation = time.Second
 )
 
-// pool are the database connections of all rotations. Each rotation takes two, one after the other, as Rafiki's do. When
-// as many rotations as there are connections have their first one, each waits for a second that none gives back, until
-// they time out. Then some have revoked the old token and made no new one, and the others go on with the connections
-// that these give back. With fewer at once there is always one left to go on with.
+// pool is the pool of database connections for rotations. As at Rafiki, each rotation takes two
+// connections, one after the other. When as many rotations as there are connections hold their
+// first one, all of them wait for a second one until they time out. Then some have revoked the old
+// token without making a new one, and the others finish with the connections that these return.
+// With fewer rotations at once there is always a connection left.
 type pool struct {
 	free     chan struct{}
 	timeout  time.Duration
-	coming   atomic.Int64 // how many rotations have arrived and not reached the database yet
-	timedOut atomic.Int64 // how many rotations had to give up their second connection
+	coming   atomic.Int64 // rotations that have arrived and not reached the database
+	timedOut atomic.Int64 // rotations that timed out waiting for their second connection
 }
 
+// newPool returns a pool of so many connections.
 func newPool(connections int, timeout time.Duration) *pool {
 	if timeout == 0 {
 		timeout = defaultPoolTimeout
@@ -74,7 +78,7 @@ func newPool(connections int, timeout time.Duration) *pool {
 
 func (p *pool) give() { p.free <- struct{}{} }
 
-// take waits for a connection and reports whether there was one in time.
+// take takes a connection and reports whether one was free in time.
 func (p *pool) take(ctx context.Context) bool {
 	select {
 	case <-p.free:
@@ -92,7 +96,7 @@ func (p *pool) take(ctx context.Context) bool {
 	return false
 }
 
-// expecting serves a rotation that is on its way to the database until it gets there or is refused before.
+// expecting counts a rotation as coming until it reaches the database or is rejected before that.
 func (p *pool) expecting(work http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if Operation(r) != opRotate {
@@ -106,28 +110,29 @@ func (p *pool) expecting(work http.Handler) http.Handler {
 	})
 }
 
-// rotate does a rotation's work with two connections. Its error is errNoneFree if nothing was done, and errLostHalfWay if
-// the old token is to be revoked without a new one.
+// rotate runs a rotation's work with two connections. It returns errPoolTimeout if nothing was
+// done, and errHalfRotated if the old token has to be revoked without a new one.
 func (p *pool) rotate(s *Server, arrive, work func()) error {
 	arrive()
 	if !p.take(s.running) {
-		return errNoneFree
+		return errPoolTimeout
 	}
 	defer p.give()
 	for busy := time.Duration(0); busy == 0 || busy < longestRotation && p.coming.Load() > 0; busy += rotationTime {
 		if !s.sleep(rotationTime) {
-			return errNoneFree
+			return errPoolTimeout
 		}
 	}
 	if p.take(s.running) {
 		defer p.give()
 	} else if p.timedOut.Add(1)%2 == 1 {
-		return errLostHalfWay
+		return errHalfRotated
 	}
 	work()
 	return nil
 }
 
+// withDatabase serves requests with a database in the given state.
 func withDatabase(d database, work http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		work.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), databaseKey{}, d)))

@@ -11,7 +11,8 @@ import (
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/sandbox"
 )
 
-// While the database is read-only nothing is changed and nothing is lost; what is checked before is checked.
+// While the database is read-only nothing is changed and nothing is lost; what is checked before is
+// checked.
 func TestReadOnly(t *testing.T) {
 	w := newWorld(t)
 	g, dead, polled := w.grant(), w.grant(), w.pending(w.outgoing(""), "")
@@ -66,7 +67,8 @@ func (w *world) rotateAll(n int) (grants []granted, replies []reply) {
 	return grants, replies
 }
 
-// Ten rotations at once block each other until they time out; then some tokens are gone and some answers come.
+// Ten rotations at once block each other until they time out; then some tokens are gone and some
+// answers come.
 func TestPool(t *testing.T) {
 	const timeout = 700 * time.Millisecond
 	w := newWorld(t)

@@ -15,66 +15,68 @@ import (
 	"time"
 )
 
-// What the members of a Dialect can be.
+// The values of the members of a Dialect.
 const (
-	// ClientString is Dialect.Client of a server that wants a client's wallet address as a string, as all did up to
+	// ClientString accepts the client's wallet address only as a string, as servers did until
 	// spring 2026.
 	ClientString = "string"
-	// ClientObject is Dialect.Client of a server that wants a client as an object.
+	// ClientObject accepts the client only as an object.
 	ClientObject = "object"
 
-	// ManageObject is Dialect.Manage of RFC 9635 section 3.2.1: {"uri":…,"access_token":{"value":…}}.
+	// ManageObject writes manage as RFC 9635 section 3.2.1 does:
+	// {"uri":…,"access_token":{"value":…}}.
 	ManageObject = "object"
-	// ManageMissing is Dialect.Manage of a server whose tokens cannot be managed.
+	// ManageMissing leaves out manage.
 	ManageMissing = "missing"
-	// ManageForeign is Dialect.Manage of a server that manages tokens at another origin.
+	// ManageForeign writes a manage URL on another origin.
 	ManageForeign = "foreign"
 
-	// ExpiresString is Dialect.ExpiresIn of a server that writes the number as a string.
+	// ExpiresString writes expires_in as a string.
 	ExpiresString = "string"
-	// ExpiresMissing is Dialect.ExpiresIn of a server that does not tell when tokens expire.
+	// ExpiresMissing leaves out expires_in.
 	ExpiresMissing = "missing"
 
-	// ContinueMissing is Dialect.Continue of a server that gives no continuation.
+	// ContinueMissing leaves out continue.
 	ContinueMissing = "missing"
-	// ContinueOtherPath is Dialect.Continue of a server whose continue URIs have no "continue/" in their path.
+	// ContinueOtherPath writes a continue URI whose path does not contain "continue/".
 	ContinueOtherPath = "other_path"
-	// ContinueForeign is Dialect.Continue of a server that continues grants at another origin.
+	// ContinueForeign writes a continue URI on another origin.
 	ContinueForeign = "foreign"
 )
 
-// Dialect is what servers differ in without misbehaving. The zero value does as Rafiki does today, except that it keeps
-// no key sets. Foreign origins are the sandbox's own under another name of this machine, so that a client that goes
-// there is counted.
+// Dialect is how servers differ from each other without misbehaving. The zero value behaves as
+// Rafiki does today, except that it caches no key sets. Foreign origins are the sandbox under
+// another host name of this machine, so Count shows whether a client went there.
 type Dialect struct {
-	// Client is the only form in which a grant request may name its client: ClientString, ClientObject, or empty for
-	// either. The other one gets a 400 without a code.
+	// Client is the only form in which a grant request may name its client: ClientString or
+	// ClientObject. The other form gets a 400 without a code. Empty accepts both.
 	Client string `json:"client,omitempty"`
-	// TokenList answers with access_token as a list of one token (RFC 9635 section 3.2.2).
+	// TokenList writes access_token as a list of one token (RFC 9635 section 3.2.2).
 	TokenList bool `json:"token_list,omitempty"`
-	// Manage is how a token's manage URL is told: ManageObject, ManageMissing, ManageForeign, or empty for a string.
+	// Manage is ManageObject, ManageMissing, ManageForeign, or empty for a URL as a string.
 	Manage string `json:"manage,omitempty"`
-	// ExpiresIn is how a token's life is told: ExpiresString, ExpiresMissing, or empty for a number.
+	// ExpiresIn is ExpiresString, ExpiresMissing, or empty for a number.
 	ExpiresIn string `json:"expires_in,omitempty"`
-	// Continue is how a grant's continuation is told: ContinueMissing, ContinueOtherPath, ContinueForeign, or empty.
+	// Continue is ContinueMissing, ContinueOtherPath, ContinueForeign, or empty for Rafiki's URI.
 	Continue string `json:"continue,omitempty"`
-	// NewContinue gives a grant a new continue URI and token with each answer to a continue request, and ends the old.
+	// NewContinue issues a new continue URI and token with each answer to a continue request; the
+	// old ones stop working.
 	NewContinue bool `json:"new_continue,omitempty"`
-	// KeyCache is how long the key set of a client is kept once it was fetched, by Options.Now: a key published
-	// meanwhile is not known. Zero fetches it for each request and forgets those that were kept. In JSON it is
-	// "key_cache", a Go duration such as "1m".
+	// KeyCache is how long, by Options.Now, the server keeps a client's key set after it fetched
+	// it. It does not see keys that are published meanwhile. Zero fetches the key set for each
+	// request and drops cached ones. In JSON it is "key_cache", a Go duration such as "1m".
 	KeyCache time.Duration `json:"-"`
-	// UnknownKey is the status of the answer to a request signed with a key id that the client's key set does not have:
-	// 401, or 400 if zero. Both have the code invalid_client.
+	// UnknownKey is the status for a request signed with a key id that is not in the client's key
+	// set: 400 or 401, 400 if zero. The code is invalid_client.
 	UnknownKey int `json:"unknown_key,omitempty"`
-	// Aliases are more paths at which wallet addresses are found, such as {"/vanity":"alice"}. The document has the id
-	// of the wallet address that it is about.
+	// Aliases are additional paths of wallet addresses, such as {"/vanity":"alice"}. The wallet
+	// document there names its true id.
 	Aliases map[string]string `json:"aliases,omitempty"`
 	// Redirects are paths that redirect to wallet addresses (302).
 	Redirects map[string]string `json:"redirects,omitempty"`
 }
 
-// members of a Dialect that JSON has in another form; the others are as their tags say.
+// dialectJSON is the JSON form of a Dialect: its tags, except for members of another type.
 type (
 	taggedDialect Dialect
 	dialectJSON   struct {
@@ -83,13 +85,14 @@ type (
 	}
 )
 
-// MarshalJSON writes what UnmarshalJSON reads.
+// MarshalJSON implements json.Marshaler.
 func (d Dialect) MarshalJSON() ([]byte, error) {
 	tagged := taggedDialect(d)
 	return json.Marshal(dialectJSON{&tagged, jsonDuration(d.KeyCache)})
 }
 
-// UnmarshalJSON refuses unknown members and what cannot be, with a sentence.
+// UnmarshalJSON implements json.Unmarshaler. It rejects unknown members and values that are not
+// allowed; its errors are sentences.
 func (d *Dialect) UnmarshalJSON(text []byte) error {
 	in := dialectJSON{taggedDialect: &taggedDialect{}}
 	if err := decodeStrictly(text, &in); err != nil {
@@ -104,7 +107,7 @@ func (d *Dialect) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// check says what is wrong, in a sentence.
+// check returns an error that says what is not allowed.
 func (d Dialect) check() error {
 	for _, one := range []struct {
 		member, value string
@@ -145,7 +148,7 @@ func checkAlias(path, name string) error {
 	return nil
 }
 
-// dialects holds the dialect that is spoken.
+// dialects holds the current dialect.
 type dialects struct {
 	mu  sync.Mutex
 	now Dialect
@@ -164,31 +167,31 @@ func (d *dialects) set(now Dialect) {
 	d.now = now
 }
 
-// SetDialect has the servers speak a dialect from now on. What they have granted before stays as it is. It panics if d
-// cannot be, as the HTTP endpoint would answer 400.
+// SetDialect changes the dialect. It applies to answers from now on; what was granted before stays
+// valid. SetDialect panics on values for which the HTTP endpoint answers 400.
 func (s *Server) SetDialect(d Dialect) {
 	if err := d.check(); err != nil {
 		panic("sandbox: " + err.Error())
 	}
-	s.speak(d)
+	s.changeDialect(d)
 }
 
-func (s *Server) speak(d Dialect) {
+func (s *Server) changeDialect(d Dialect) {
 	s.dialect.set(d)
 	if d.KeyCache == 0 {
 		s.keyCache.forget()
 	}
 }
 
-// Alias has a wallet address found at one more path, such as "/vanity", with its true id in the document. Its key set is
-// found there, too.
+// Alias serves a wallet address at an additional path, such as "/vanity". The wallet document names
+// its true id. The key set is served below that path as well.
 func (s *Server) Alias(path, walletName string) {
 	d := s.dialect.get()
 	d.Aliases = withPath(d.Aliases, path, walletName)
 	s.SetDialect(d)
 }
 
-// Redirect has a path redirect to a wallet address (302).
+// Redirect redirects a path to a wallet address (302).
 func (s *Server) Redirect(path, walletName string) {
 	d := s.dialect.get()
 	d.Redirects = withPath(d.Redirects, path, walletName)
@@ -202,8 +205,9 @@ func withPath(paths map[string]string, path, walletName string) map[string]strin
 	return more
 }
 
-// renaming gives a request for an alias the path of its wallet address, before anything else looks at it.
-func (s *Server) renaming(next http.Handler) http.Handler {
+// resolvingAliases replaces an alias in a request by the path of its wallet address before anything
+// else looks at the request.
+func (s *Server) resolvingAliases(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		d := s.dialect.get()
 		path, tail := strings.TrimSuffix(r.URL.Path, "/jwks.json"), ""
@@ -211,6 +215,7 @@ func (s *Server) renaming(next http.Handler) http.Handler {
 			tail = "/jwks.json"
 		}
 		if name, ok := d.Redirects[r.URL.Path]; ok {
+			s.counts.add(opWallet)
 			http.Redirect(w, r, s.WalletAddress(name), http.StatusFound)
 			return
 		}
@@ -223,26 +228,26 @@ func (s *Server) renaming(next http.Handler) http.Handler {
 }
 
 func (s *Server) showDialect(w http.ResponseWriter, _ *http.Request) error {
-	answer(w, http.StatusOK, s.dialect.get())
+	writeJSON(w, http.StatusOK, s.dialect.get())
 	return nil
 }
 
 func (s *Server) putDialect(w http.ResponseWriter, r *http.Request) error {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
-		return plain(http.StatusBadRequest, "the body could not be read\n")
+		return textError(http.StatusBadRequest, "the body could not be read\n")
 	}
 	var d Dialect
 	if err := json.Unmarshal(body, &d); err != nil {
-		return plain(http.StatusBadRequest, err.Error()+"\n")
+		return textError(http.StatusBadRequest, err.Error()+"\n")
 	}
-	s.speak(d)
-	answer(w, http.StatusOK, d)
+	s.changeDialect(d)
+	writeJSON(w, http.StatusOK, d)
 	return nil
 }
 
 func (s *Server) endDialect(w http.ResponseWriter, _ *http.Request) error {
-	s.speak(Dialect{})
+	s.changeDialect(Dialect{})
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }

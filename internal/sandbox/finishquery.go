@@ -8,16 +8,16 @@ import (
 	"strings"
 )
 
-// parameter is a name and a value of a query.
+// parameter is a query parameter.
 type parameter struct{ name, value string }
 
-// setQuery sets parameters in a URI's query as JavaScript's URLSearchParams does, which Rafiki uses
-// (https://url.spec.whatwg.org/#interface-urlsearchparams): the first parameter of a name gets the value, others of that
-// name are removed, and the whole query is written anew.
+// setQuery sets parameters in a URI's query as URLSearchParams does in JavaScript, which Rafiki
+// uses (https://url.spec.whatwg.org/#interface-urlsearchparams): the first parameter of that name
+// gets the value, the others of that name are removed, and the whole query is serialized anew.
 func setQuery(uri string, set ...parameter) string {
 	u, err := url.Parse(uri)
 	if err != nil {
-		return uri // it was parsed when the grant was asked for
+		return uri // cannot happen: it was parsed when the grant was asked for
 	}
 	all := parseQuery(u.RawQuery)
 	for _, p := range set {
@@ -36,13 +36,14 @@ func setQuery(uri string, set ...parameter) string {
 	}
 	u.RawQuery, u.ForceQuery = strings.Join(written, "&"), false
 	if u.Path == "" && u.Opaque == "" && u.Host != "" {
-		u.Path = "/" // as a URL object has it
+		u.Path = "/" // as JavaScript's URL does
 	}
 	return u.String()
 }
 
-// parseQuery is the parser of application/x-www-form-urlencoded (https://url.spec.whatwg.org/#urlencoded-parsing). Unlike
-// url.ParseQuery it keeps the order, takes a semicolon for a character like others, and refuses nothing.
+// parseQuery parses application/x-www-form-urlencoded as
+// https://url.spec.whatwg.org/#urlencoded-parsing does. Unlike url.ParseQuery it keeps the order,
+// treats a semicolon like any other character, and rejects nothing.
 func parseQuery(query string) []parameter {
 	var all []parameter
 	for part := range strings.SplitSeq(query, "&") {
@@ -67,7 +68,8 @@ func formDecode(text string) string {
 	return strings.ToValidUTF8(string(decoded), "\ufffd")
 }
 
-// formEncode is url.QueryEscape but for two characters that it has otherwise.
+// formEncode is url.QueryEscape except for the two characters that JavaScript encodes the other
+// way.
 func formEncode(text string) string {
 	return strings.NewReplacer("%2A", "*", "~", "%7E").Replace(url.QueryEscape(text))
 }

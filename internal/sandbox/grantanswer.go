@@ -42,7 +42,7 @@ type (
 	}
 )
 
-// describeToken is the access_token of an answer.
+// describeToken returns the access_token member of an answer.
 func (s *Server) describeToken(t *token) any {
 	d := s.dialect.get()
 	told := tokenAnswer{Access: t.grant.access, Value: t.value}
@@ -50,7 +50,7 @@ func (s *Server) describeToken(t *token) any {
 	switch d.Manage {
 	case ManageMissing:
 	case ManageObject:
-		told.Manage = manageAnswer{manage, valueAnswer{newSecret()}} // which nobody has to present
+		told.Manage = manageAnswer{manage, valueAnswer{newSecret()}} // the sandbox does not check it
 	default:
 		told.Manage = manage
 	}
@@ -68,7 +68,7 @@ func (s *Server) describeToken(t *token) any {
 	return told
 }
 
-// describeContinue tells how to continue a grant; wait is left out if zero.
+// describeContinue returns the continue member of an answer; wait is left out if zero.
 func (s *Server) describeContinue(g *grant, wait time.Duration) *continueAnswer {
 	d := s.dialect.get()
 	if d.Continue == ContinueMissing {
@@ -86,7 +86,7 @@ func (s *Server) describeContinue(g *grant, wait time.Duration) *continueAnswer 
 	}
 }
 
-// at is the sandbox's origin, or a foreign one that leads to the sandbox nevertheless.
+// at returns the sandbox's origin or, if foreign, another origin that also leads to the sandbox.
 func (s *Server) at(foreign bool) string {
 	u, err := url.Parse(s.origin)
 	if !foreign || err != nil {

@@ -15,20 +15,21 @@ const (
 	typeQuote    = "quote"
 )
 
-// grantRequest is the body of a grant request, as far as the sandbox looks at it.
+// grantRequest is the body of a grant request, as far as the sandbox reads it.
 type grantRequest struct {
-	client      client
-	access      []json.RawMessage
-	hasInteract bool
-	finish      finish
-	hasSubject  bool
-	needsOwner  bool // the rights include one that only its owner can give
-	listsAny    bool // a right is to list all incoming payments, and does not say whose
-	twoAmounts  bool // a right is limited by debitAmount and receiveAmount
+	client         client
+	access         []json.RawMessage
+	hasInteract    bool
+	finish         finish
+	hasSubject     bool
+	needsConsent   bool // the rights include one that needs the owner's consent
+	listsAnyWallet bool // the rights include list-all of incoming payments without an identifier
+	twoAmounts     bool // a right is limited by debitAmount and receiveAmount
 }
 
-// parseGrantRequest checks a grant request against the OpenAPI document; clientForm is Dialect.Client. Its errors are
-// sentences for the client, which name the member that is wrong and never its value.
+// parseGrantRequest validates a grant request against the OpenAPI document; clientForm is
+// Dialect.Client. Its errors are sentences for the client that name the member at fault and never
+// its value.
 func parseGrantRequest(body, clientForm string) (grantRequest, error) {
 	var request grantRequest
 	top, err := asObject(json.RawMessage(body), "the body")
@@ -49,38 +50,40 @@ func parseGrantRequest(body, clientForm string) (grantRequest, error) {
 		return request, request.parseAccess(accessToken)
 	}
 	if !request.hasSubject || !request.hasInteract {
-		return request, wrong("access_token", "is required")
+		return request, memberError("access_token", "is required")
 	}
 	return request, nil
 }
 
-// refuseUnsupported is what comes after the schema and the signature: what the server will not do.
+// refuseUnsupported returns an error for a request that matches the schema and that the server does
+// not grant.
 func (g *grantRequest) refuseUnsupported() error {
 	refuse := func(description string) error {
-		return refused(http.StatusBadRequest, codeInvalidRequest, description)
+		return codedError(http.StatusBadRequest, codeInvalidRequest, description)
 	}
 	switch {
 	case g.hasSubject:
 		return refuse("the sandbox does not grant subject information")
 	case len(g.access) == 0:
 		return refuse("access_token.access is empty")
-	case g.listsAny:
+	case g.listsAnyWallet:
 		return refuse("list-all of incoming payments needs an identifier")
-	case g.needsOwner && !g.hasInteract:
+	case g.needsConsent && !g.hasInteract:
 		return refuse("missing required request field 'interact'")
 	}
 	return nil
 }
 
-// parseClient reads the three forms in which a client may name itself, or those of one dialect.
+// parseClient parses the three forms in which a client may name itself, or only those of one
+// dialect.
 func parseClient(raw json.RawMessage, form string) (client, error) {
 	switch {
 	case raw == nil:
-		return client{}, wrong("client", "is required")
+		return client{}, memberError("client", "is required")
 	case form == ClientString && raw[0] != '"':
-		return client{}, wrong("client", "must be a string")
+		return client{}, memberError("client", "must be a string")
 	case form == ClientObject && raw[0] != '{':
-		return client{}, wrong("client", "must be an object")
+		return client{}, memberError("client", "must be an object")
 	}
 	if raw[0] == '"' {
 		wallet, err := members{"client": raw}.uri("client", "")
@@ -90,11 +93,11 @@ func parseClient(raw json.RawMessage, form string) (client, error) {
 	if err != nil {
 		return client{}, err
 	}
-	if err := named.only("client", "walletAddress", "jwk"); err != nil {
+	if err := named.allowOnly("client", "walletAddress", "jwk"); err != nil {
 		return client{}, err
 	}
 	if len(named) != 1 {
-		return client{}, wrong("client", "must have walletAddress or jwk, not both")
+		return client{}, memberError("client", "must have walletAddress or jwk, not both")
 	}
 	if named["walletAddress"] != nil {
 		wallet, err := named.uri("walletAddress", "client.")
@@ -102,12 +105,12 @@ func parseClient(raw json.RawMessage, form string) (client, error) {
 	}
 	var key jwk
 	if json.Unmarshal(named["jwk"], &key) != nil || key.check() != nil {
-		return client{}, wrong("client.jwk", "must be an Ed25519 public key")
+		return client{}, memberError("client.jwk", "must be an Ed25519 public key")
 	}
 	return client{key: &key}, nil
 }
 
-// parseInteract reads how the client wants to be called back.
+// parseInteract parses how the client wants to be called back.
 func parseInteract(raw json.RawMessage) (finish, error) {
 	var f finish
 	interact, err := asObject(raw, "interact")
@@ -125,7 +128,7 @@ func parseInteract(raw json.RawMessage) (finish, error) {
 		return f, err
 	}
 	if method, err := back.text("method", "interact.finish."); err != nil || method != "redirect" {
-		return f, wrong("interact.finish.method", `must be "redirect"`)
+		return f, memberError("interact.finish.method", `must be "redirect"`)
 	}
 	if f.uri, err = back.uri("uri", "interact.finish."); err != nil {
 		return f, err
@@ -140,11 +143,11 @@ func (g *grantRequest) parseAccess(raw json.RawMessage) error {
 		return err
 	}
 	if json.Unmarshal(accessToken["access"], &g.access) != nil || g.access == nil || len(g.access) > 3 {
-		return wrong("access_token.access", "must be a list of at most 3 rights")
+		return memberError("access_token.access", "must be a list of at most 3 rights")
 	}
 	for i, item := range g.access {
 		if slices.ContainsFunc(g.access[:i], func(o json.RawMessage) bool { return string(o) == string(item) }) {
-			return wrong("access_token.access", "must not name a right twice")
+			return memberError("access_token.access", "must not name a right twice")
 		}
 		if err := g.parseRight(item); err != nil {
 			return err
@@ -172,9 +175,9 @@ func (g *grantRequest) parseRight(raw json.RawMessage) error {
 		allowed, actions = append(allowed, "identifier", "limits"), append(actions, "list", "list-all")
 	case typeQuote:
 	default:
-		return wrong(at+"type", "must be incoming-payment, outgoing-payment or quote")
+		return memberError(at+"type", "must be incoming-payment, outgoing-payment or quote")
 	}
-	if err := right.only("access_token.access", allowed...); err != nil {
+	if err := right.allowOnly("access_token.access", allowed...); err != nil {
 		return err
 	}
 	wanted, err := right.words("actions", at, actions...)
@@ -186,14 +189,14 @@ func (g *grantRequest) parseRight(raw json.RawMessage) error {
 			return err
 		}
 	}
-	switch {
-	case kind == typeOutgoing:
-		g.needsOwner = true
+	switch kind {
+	case typeOutgoing:
+		g.needsConsent = true
 		return g.parseLimits(right["limits"])
-	case kind == typeIncoming:
-		// What other clients have asked for is the owner's to show.
-		g.needsOwner = g.needsOwner || slices.Contains(wanted, "list-all") || slices.Contains(wanted, "read-all")
-		g.listsAny = g.listsAny || slices.Contains(wanted, "list-all") && right["identifier"] == nil
+	case typeIncoming:
+		// Only the owner may let a client see what other clients asked for.
+		g.needsConsent = g.needsConsent || slices.Contains(wanted, "list-all") || slices.Contains(wanted, "read-all")
+		g.listsAnyWallet = g.listsAnyWallet || slices.Contains(wanted, "list-all") && right["identifier"] == nil
 	}
 	return nil
 }
@@ -209,7 +212,7 @@ func (g *grantRequest) parseLimits(raw json.RawMessage) error {
 	}
 	if limits["receiver"] != nil {
 		if receiver, err := limits.uri("receiver", at); err != nil || !isReceiver(receiver) {
-			return wrong(at+"receiver", "must be the URL of an incoming payment")
+			return memberError(at+"receiver", "must be the URL of an incoming payment")
 		}
 	}
 	if limits["interval"] != nil {
@@ -228,7 +231,7 @@ func (g *grantRequest) parseLimits(raw json.RawMessage) error {
 	return nil
 }
 
-// parseContinueRequest reads the body of a continue request. Without one the client polls.
+// parseContinueRequest parses the body of a continue request. A client that sends no body polls.
 func parseContinueRequest(body string) (reference string, polls bool, err error) {
 	top, err := asObject(json.RawMessage(body), "the body")
 	if err != nil {

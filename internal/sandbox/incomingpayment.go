@@ -9,17 +9,18 @@ import (
 	"time"
 )
 
-// timeFormat is how JavaScript, and so Rafiki, writes a time.
+// timeFormat is how JavaScript, and therefore Rafiki, formats a time.
 const timeFormat = "2006-01-02T15:04:05.000Z"
 
-// method is how an incoming payment can be paid. Nobody listens at the sandbox's addresses.
+// method is a way to pay an incoming payment. Nothing listens at the sandbox's addresses.
 type method struct {
 	Type         string `json:"type"`
 	ILPAddress   string `json:"ilpAddress"`
 	SharedSecret string `json:"sharedSecret"`
 }
 
-// incomingPayment is incoming-payment of the OpenAPI document; with methods, incoming-payment-with-methods.
+// incomingPayment is incoming-payment in the OpenAPI document and, with methods,
+// incoming-payment-with-methods.
 type incomingPayment struct {
 	ID             string          `json:"id"`
 	WalletAddress  string          `json:"walletAddress"`
@@ -32,7 +33,7 @@ type incomingPayment struct {
 	Methods        *[]method       `json:"methods,omitempty"`
 
 	key     string // the last part of ID, which is also the cursor
-	client  string // who has made it
+	client  string // who created it
 	paid    []method
 	expires time.Time // zero: never
 }
@@ -77,7 +78,8 @@ func (p *payments) complete(key string) (incomingPayment, bool) {
 	return incomingPayment{}, false
 }
 
-// list gives the payments into a wallet address, newest first; of one client only, unless client is empty.
+// list gives the payments into a wallet address, newest first; of one client only, unless client is
+// empty.
 func (p *payments) list(wallet, client string) []incomingPayment {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -92,40 +94,41 @@ func (p *payments) list(wallet, client string) []incomingPayment {
 
 // createIncomingPayment serves create-incoming-payment of the OpenAPI document.
 func (s *Server) createIncomingPayment(w http.ResponseWriter, r *http.Request) error {
-	body, err := openResource(r)
+	body, err := readResourceRequest(r)
 	if err != nil {
 		return err
 	}
 	payment, err := parseIncomingPayment(body.json, s.now())
 	if err != nil {
-		return denied(http.StatusBadRequest, err.Error())
+		return resourceError(http.StatusBadRequest, err.Error())
 	}
 	allowed, err := s.authorize(r, body, typeIncoming, "create", payment.WalletAddress)
 	if err != nil {
 		return err
 	}
 	if !s.isWallet(payment.WalletAddress) {
-		return denied(http.StatusNotFound, "walletAddress is not one of the sandbox's")
+		return resourceError(http.StatusNotFound, "walletAddress is not one of the sandbox's")
 	}
 	payment.key, payment.client = newID(), allowed.client
 	payment.ID = s.ResourceServer() + "/incoming-payments/" + payment.key
 	payment.paid = []method{{Type: "ilp", ILPAddress: "test.sandbox." + payment.key, SharedSecret: newSecret()}}
 	s.payments.add(payment)
-	answer(w, http.StatusCreated, payment.withMethods())
+	writeJSON(w, http.StatusCreated, payment.withMethods())
 	return nil
 }
 
-// parseIncomingPayment reads the body of a create. Its errors are sentences for the client.
+// parseIncomingPayment parses the body of a create request. Its errors are sentences for the
+// client.
 func parseIncomingPayment(body string, now time.Time) (incomingPayment, error) {
 	payment := incomingPayment{
-		ReceivedAmount: ours(0),
+		ReceivedAmount: inSandboxAsset(0),
 		CreatedAt:      now.UTC().Format(timeFormat),
 	}
 	top, err := asObject(json.RawMessage(body), "the body")
 	if err != nil {
 		return payment, err
 	}
-	if err := top.only("the body", "walletAddress", "incomingAmount", "expiresAt", "metadata"); err != nil {
+	if err := top.allowOnly("the body", "walletAddress", "incomingAmount", "expiresAt", "metadata"); err != nil {
 		return payment, err
 	}
 	if payment.WalletAddress, err = top.uri("walletAddress", ""); err != nil {
@@ -145,7 +148,7 @@ func parseIncomingPayment(body string, now time.Time) (incomingPayment, error) {
 		}
 		expires, err := time.Parse(time.RFC3339, text)
 		if err != nil || !expires.After(now) {
-			return payment, wrong("expiresAt", "must be a date and time to come")
+			return payment, memberError("expiresAt", "must be a date and time to come")
 		}
 		payment.expires, payment.ExpiresAt = expires, expires.UTC().Format(timeFormat)
 	}
@@ -155,29 +158,29 @@ func parseIncomingPayment(body string, now time.Time) (incomingPayment, error) {
 	return payment, err
 }
 
-// openPayment finds the payment that a request is about. Without it there is no wallet address to ask a token for: a
-// real server answers 401, and so does this one.
-func (s *Server) openPayment(r *http.Request) (incomingPayment, content, error) {
-	body, err := openResource(r)
+// findPayment finds the payment that a request is about. Without it there is no wallet address to
+// ask a token for: a real server answers 401, and so does this one.
+func (s *Server) findPayment(r *http.Request) (incomingPayment, content, error) {
+	body, err := readResourceRequest(r)
 	if err != nil {
 		return incomingPayment{}, content{}, err
 	}
 	payment, ok := s.payments.get(r.PathValue("id"))
 	if !ok {
-		return incomingPayment{}, content{}, denied(http.StatusUnauthorized, "Unauthorized")
+		return incomingPayment{}, content{}, resourceError(http.StatusUnauthorized, "Unauthorized")
 	}
 	return payment, body, nil
 }
 
-// readIncomingPayment serves get-incoming-payment of the OpenAPI document. Whoever sends no Authorization learns what
-// has been received, and where a grant is to be had.
+// readIncomingPayment serves get-incoming-payment of the OpenAPI document. A request without
+// Authorization is told how much was received and where to ask for a grant.
 func (s *Server) readIncomingPayment(w http.ResponseWriter, r *http.Request) error {
-	payment, body, err := s.openPayment(r)
+	payment, body, err := s.findPayment(r)
 	if err != nil {
 		return err
 	}
 	if r.Header.Get("Authorization") == "" {
-		answer(w, http.StatusOK, struct {
+		writeJSON(w, http.StatusOK, struct {
 			ReceivedAmount amount `json:"receivedAmount"`
 			AuthServer     string `json:"authServer"`
 		}{payment.ReceivedAmount, s.AuthServer()})
@@ -188,15 +191,15 @@ func (s *Server) readIncomingPayment(w http.ResponseWriter, r *http.Request) err
 		return err
 	}
 	if !allowed.all && allowed.client != payment.client {
-		return denied(http.StatusNotFound, "Unknown incoming payment")
+		return resourceError(http.StatusNotFound, "Unknown incoming payment")
 	}
-	answer(w, http.StatusOK, payment.withMethods())
+	writeJSON(w, http.StatusOK, payment.withMethods())
 	return nil
 }
 
 // completeIncomingPayment serves complete-incoming-payment of the OpenAPI document.
 func (s *Server) completeIncomingPayment(w http.ResponseWriter, r *http.Request) error {
-	payment, body, err := s.openPayment(r)
+	payment, body, err := s.findPayment(r)
 	if err != nil {
 		return err
 	}
@@ -205,22 +208,22 @@ func (s *Server) completeIncomingPayment(w http.ResponseWriter, r *http.Request)
 	}
 	completed, ok := s.payments.complete(payment.key)
 	if !ok {
-		return denied(http.StatusConflict, "the incoming payment is completed already")
+		return resourceError(http.StatusConflict, "the incoming payment is completed already")
 	}
-	answer(w, http.StatusOK, completed)
+	writeJSON(w, http.StatusOK, completed)
 	return nil
 }
 
 // listIncomingPayments serves list-incoming-payments of the OpenAPI document.
 func (s *Server) listIncomingPayments(w http.ResponseWriter, r *http.Request) error {
-	asked, client, err := s.openList(r, typeIncoming)
+	asked, client, err := s.authorizeList(r, typeIncoming)
 	if err != nil {
 		return err
 	}
-	page, ok := cut(s.payments.list(asked.wallet, client), asked, func(p incomingPayment) string { return p.key })
+	page, ok := paginate(s.payments.list(asked.wallet, client), asked, func(p incomingPayment) string { return p.key })
 	if !ok {
-		return denied(http.StatusBadRequest, "cursor is not one that was given out")
+		return resourceError(http.StatusBadRequest, "cursor is not one that was given out")
 	}
-	answer(w, http.StatusOK, page)
+	writeJSON(w, http.StatusOK, page)
 	return nil
 }

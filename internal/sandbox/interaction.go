@@ -9,16 +9,17 @@ import (
 	"time"
 )
 
-// interactionLifetime is how long an owner has for a decision.
+// interactionLifetime is how long an owner has to decide.
 const interactionLifetime = 10 * time.Minute
 
-// finish is how a client wants to be called back (interact.finish of the OpenAPI document): not at all if zero.
+// finish is how a client wants to be called back (interact.finish in the OpenAPI document); the
+// zero value means not at all.
 type finish struct {
 	uri   string
 	nonce string
 }
 
-// outcome is what has become of an interaction.
+// outcome is the state of an interaction.
 type outcome int
 
 const (
@@ -26,27 +27,27 @@ const (
 	outcomeAccepted
 	outcomeDeclined
 	outcomeExpired
-	outcomeCancelled // its grant was, after the owner had opened the page
-	outcomeUnopened  // its grant was cancelled before
+	outcomeCancelled // its grant was cancelled after the owner opened the page
+	outcomeUnopened  // its grant was cancelled before the owner opened the page
 )
 
-// interaction is the question to an owner whether a client may have a grant.
+// interaction is the question to an owner whether to grant what a client asks for.
 type interaction struct {
 	grant      *grant
 	id         string
-	nonce      string // which the client knows as interact.finish
+	nonce      string // the client knows it as interact.finish
 	reference  string // interact_ref, which only a redirect tells the client
 	clientName string
 	finish     finish
 	expires    time.Time
-	opened     bool    // the owner has seen the page
+	opened     bool    // the owner opened the page
 	decision   outcome // undecided, accepted or declined
 }
 
-// path is where the interaction's page is, below the origin.
+// path returns the path of the interaction's page.
 func (i *interaction) path() string { return authPath + "/interact/" + i.id + "/" + i.nonce }
 
-// addInteractive keeps a new grant with its interaction.
+// addInteractive stores a new grant with its interaction.
 func (s *store) addInteractive(g *grant, i *interaction) {
 	i.grant, i.id, i.nonce, i.reference = g, newID(), newSecret(), newSecret()
 	g.interaction = i
@@ -56,8 +57,8 @@ func (s *store) addInteractive(g *grant, i *interaction) {
 	s.interactions[i.id] = i
 }
 
-// byInteraction finds an interaction by the last two parts of its path: both must fit. Those of cancelled grants are
-// found too, so that the owner can be told.
+// byInteraction finds an interaction by the last two segments of its path, both of which must
+// match. It also finds interactions of cancelled grants, so that the owner gets an explanation.
 func (s *store) byInteraction(id, nonce string) (*interaction, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -65,8 +66,8 @@ func (s *store) byInteraction(id, nonce string) (*interaction, bool) {
 	return i, ok && i.nonce == nonce
 }
 
-// open is the owner's look at the page.
-func (s *store) open(i *interaction, now time.Time) outcome {
+// openPage records that the owner opened the page.
+func (s *store) openPage(i *interaction, now time.Time) outcome {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	o := s.outcomeLocked(i, now)
@@ -87,8 +88,8 @@ func (s *store) outcomeLocked(i *interaction, now time.Time) outcome {
 	}
 }
 
-// decide is the owner's answer. Only the first one counts, and only in time. The grant knows nothing of it until the
-// owner's browser has come to finish.
+// decide records the owner's decision. Only the first decision counts, and only in time. The grant
+// does not change until the owner's browser reaches the finish page.
 func (s *store) decide(i *interaction, decision outcome, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -97,8 +98,8 @@ func (s *store) decide(i *interaction, decision outcome, now time.Time) {
 	}
 }
 
-// finish is the end of an interaction: the owner's decision becomes that of the grant. Coming here again approves a grant
-// again whose token was issued: so it is at Rafiki.
+// finish ends an interaction: the grant takes over the owner's decision. As at Rafiki, loading the
+// finish page again approves the grant again even if its token was issued.
 func (s *store) finish(i *interaction, now time.Time) outcome {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -112,7 +113,8 @@ func (s *store) finish(i *interaction, now time.Time) outcome {
 	return o
 }
 
-// continueWith continues a grant with an interaction reference. One that comes too fast is not used up.
+// continueWith continues a grant with an interaction reference. A reference that is sent too early
+// is not used up.
 func (s *store) continueWith(g *grant, reference string, now time.Time, wait, lifetime time.Duration) (*token, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -131,8 +133,9 @@ func (s *store) continueWith(g *grant, reference string, now time.Time, wait, li
 	}
 }
 
-// finishLocation is where the owner is sent when an interaction has ended: the client's URI with what has become of the
-// interaction in its query. It is empty if the client does not want to be called back.
+// finishLocation returns where to redirect the owner when an interaction has ended: the client's
+// finish URI with the outcome in its query. It returns an empty string if the client gave no finish
+// URI.
 func (i *interaction) finishLocation(o outcome, grantEndpoint string) string {
 	if i.finish.uri == "" {
 		return ""
@@ -157,8 +160,9 @@ func (i *interaction) finishLocation(o outcome, grantEndpoint string) string {
 	}
 }
 
-// interactionHash proves to a client that the redirect belongs to the grant that it has asked for (RFC 9635 section
-// 4.2.3). The RFC has it in base64url without padding; Rafiki in standard base64 with padding.
+// interactionHash returns the hash that proves to a client that the redirect belongs to the grant
+// that it asked for (RFC 9635 section 4.2.3). The RFC encodes it in base64url without padding,
+// Rafiki in standard base64 with padding.
 func interactionHash(clientNonce, serverNonce, reference, grantEndpoint string) string {
 	sum := sha256.Sum256([]byte(strings.Join([]string{clientNonce, serverNonce, reference, grantEndpoint}, "\n")))
 	return base64.StdEncoding.EncodeToString(sum[:])

@@ -183,7 +183,8 @@ func (w *world) finishPage(g granted) reply {
 	return w.ask(ask{method: "GET", url: page + "/finish", unsigned: true})
 }
 
-// located checks where the owner is sent: to the client, with a result and, unless it is empty, with a message.
+// located checks where the owner is sent: to the client, with a result and, unless it is empty,
+// with a message.
 func (w *world) located(r reply, result, message string) {
 	w.t.Helper()
 	want := app + "?a=1&result=" + result
@@ -221,7 +222,8 @@ func TestInteractionsWithoutDecision(t *testing.T) {
 	w.wantLive(0)
 }
 
-// The owner who comes to finish too late has decided nothing; one who came in time has, for as long as the grant lasts.
+// The owner who comes to finish too late has decided nothing; one who came in time has, for as long
+// as the grant lasts.
 func TestDecisionAndExpiry(t *testing.T) {
 	w := newWorld(t)
 	late, declined, early := w.pending(w.outgoing(""), app+"?a=1"), w.pending(w.outgoing(""), app+"?a=1"), w.pending(w.outgoing(""), app+"?a=1")

@@ -10,22 +10,24 @@ import (
 	"time"
 )
 
-// period is a duration of the calendar (ISO 8601): a month is as long as the month is.
+// period is a calendar duration (ISO 8601): a month is as long as the month is.
 type period struct {
 	months  int
 	days    int
 	seconds int64
 }
 
-// interval is a repeating interval (ISO 8601) that limits are counted by. All its turns are reckoned from its start, so
-// that one which starts on the 31st is back on the 31st after a short month. "R12" means 12 turns in all.
+// interval is a repeating interval (ISO 8601) over which limits are counted. All repetitions are
+// computed from the start, so one that starts on the 31st returns to the 31st after a short month.
+// "R12" means 12 repetitions in all.
 type interval struct {
-	times int // 0: without end
+	times int // 0 means unlimited
 	start time.Time
 	every period
 }
 
-// span is a time from the first moment to before the second; a zero moment is no bound.
+// span is the time from the first moment, inclusive, to the second, exclusive; a zero moment is
+// unbounded.
 type span struct{ from, to time.Time }
 
 func (s span) contains(t time.Time) bool {
@@ -40,7 +42,7 @@ var (
 		`(?:T(?:([0-9]{1,6})H)?(?:([0-9]{1,6})M)?(?:([0-9]{1,6})S)?)?$`)
 )
 
-// parseInterval reads R[n]/start/duration, R[n]/start/end and R[n]/duration/end.
+// parseInterval parses R[n]/start/duration, R[n]/start/end and R[n]/duration/end.
 func parseInterval(text string) (interval, error) {
 	parts := strings.Split(text, "/")
 	if len(parts) != 3 {
@@ -53,7 +55,7 @@ func parseInterval(text string) (interval, error) {
 	var i interval
 	if repeat[1] != "" {
 		i.times, _ = strconv.Atoi(repeat[1]) // at most 9 digits
-		i.times = max(i.times, 1)            // R0 is not repeated, and so takes place once
+		i.times = max(i.times, 1)            // R0 is not repeated, so it happens once
 	}
 	start, startErr := parseMoment(parts[1])
 	end, endErr := parseMoment(parts[2])
@@ -72,7 +74,7 @@ func parseInterval(text string) (interval, error) {
 	return i, nil
 }
 
-// parseMoment reads a date, or a date and time; without a zone it is UTC.
+// parseMoment parses a date, or a date and time, which is in UTC if it names no zone.
 func parseMoment(text string) (time.Time, error) {
 	for _, layout := range []string{
 		time.RFC3339, "2006-01-02T15:04:05", "2006-01-02T15:04Z07:00", "2006-01-02T15:04", time.DateOnly,
@@ -84,7 +86,7 @@ func parseMoment(text string) (time.Time, error) {
 	return time.Time{}, errNoInterval
 }
 
-// parsePeriod gives the zero period for what is none.
+// parsePeriod parses a duration. It returns the zero period for a string that is not one.
 func parsePeriod(text string) period {
 	parts := periodPattern.FindStringSubmatch(text)
 	if parts == nil || strings.HasSuffix(text, "T") {
@@ -99,18 +101,20 @@ func parsePeriod(text string) period {
 
 // after is the moment so many periods after t. A day that the month does not have becomes its last.
 func (p period) after(t time.Time, times int) time.Time {
-	first := time.Date(t.Year(), t.Month()+time.Month(p.months*times), 1, t.Hour(), t.Minute(), t.Second(), t.Nanosecond(), time.UTC)
+	month := t.Month() + time.Month(p.months*times)
+	first := time.Date(t.Year(), month, 1, t.Hour(), t.Minute(), t.Second(), t.Nanosecond(), time.UTC)
 	last := first.AddDate(0, 1, -1).Day()
 	moved := first.AddDate(0, 0, min(t.Day(), last)-1+p.days*times)
 	return time.Unix(moved.Unix()+p.seconds*int64(times), int64(moved.Nanosecond())).UTC()
 }
 
-// turn is the turn of the interval that a moment lies in. It reports false before the first and after the last.
+// turn returns the repetition of the interval that contains a moment. It reports false before the
+// first and after the last.
 func (i interval) turn(t time.Time) (span, bool) {
 	if t.Before(i.start) {
 		return span{}, false
 	}
-	// low is a turn that has begun, high one that has not.
+	// low is a repetition that has begun, high one that has not.
 	low, high := 0, 1
 	for !i.every.after(i.start, high).After(t) {
 		low, high = high, 2*high

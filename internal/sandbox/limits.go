@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// limits are what an outgoing-payment right is limited by (limits of the OpenAPI document).
+// limits are the limits of an outgoing-payment right (limits in the OpenAPI document).
 type limits struct {
 	Receiver      string  `json:"receiver"`
 	Interval      string  `json:"interval"`
@@ -24,7 +24,7 @@ type right struct {
 	Limits     limits   `json:"limits"`
 }
 
-// parseRights reads rights that were checked when the grant was asked for.
+// parseRights parses rights that were validated when the grant was asked for.
 func parseRights(access []json.RawMessage) []right {
 	rights := make([]right, 0, len(access))
 	for _, raw := range access {
@@ -36,16 +36,18 @@ func parseRights(access []json.RawMessage) []right {
 	return rights
 }
 
-// anyWallet stands for the wallet address where a request names none.
+// anyWallet stands for the wallet address in a request that names none.
 const anyWallet = ""
 
-// gives reports whether a right is about an action on a wallet address. An identifier is compared as it is written.
+// gives reports whether a right includes an action on a wallet address. Identifiers are compared as
+// they are written.
 func (r right) gives(kind, action, wallet string) bool {
 	return r.Type == kind && slices.Contains(r.Actions, action) &&
 		(r.Identifier == "" || wallet == anyWallet || r.Identifier == wallet)
 }
 
-// limitsOf are the limits of the rights of a grant to make payments from a wallet address: one of them must be kept.
+// limitsOf returns the limits of a grant's rights to pay from a wallet address. A payment must stay
+// within one of them.
 func limitsOf(g *grant, wallet string) []limits {
 	var found []limits
 	for _, r := range parseRights(g.access) {
@@ -56,8 +58,9 @@ func limitsOf(g *grant, wallet string) []limits {
 	return found
 }
 
-// window is the time whose payments count now: all time without an interval. It reports false if nothing can be paid now,
-// because the interval has not begun, is over or cannot be read.
+// window returns the time span whose payments count now, which is all time if there is no interval.
+// It reports false if nothing can be paid now, because the interval has not begun, is over or
+// cannot be parsed.
 func (l limits) window(now time.Time) (span, bool) {
 	if l.Interval == "" {
 		return span{}, true
@@ -69,8 +72,8 @@ func (l limits) window(now time.Time) (span, bool) {
 	return i.turn(now)
 }
 
-// allow reports whether a payment keeps the limits when so much was spent before. Both amounts are of the sandbox's
-// asset, and so a limit in another one is never kept.
+// allow reports whether a payment stays within the limits, given what was spent before. Both
+// amounts are in the sandbox's asset, so a payment never stays within a limit in another asset.
 func (l limits) allow(receiver string, units, spent uint64) bool {
 	if l.Receiver != "" && l.Receiver != receiver {
 		return false
@@ -79,7 +82,7 @@ func (l limits) allow(receiver string, units, spent uint64) bool {
 		if most == nil {
 			continue
 		}
-		if !most.isOurs() || spent > most.units() || units > most.units()-spent {
+		if !most.isSandboxAsset() || spent > most.units() || units > most.units()-spent {
 			return false
 		}
 	}

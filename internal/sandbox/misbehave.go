@@ -9,57 +9,65 @@ import (
 	"time"
 )
 
-// Misbehaviour says what a sandbox does wrong. The zero value behaves.
+// Misbehaviour describes what the sandbox does wrong with a request. The zero value does nothing
+// wrong.
 //
-// One of these can be done at once: an answer of its own (Status, JSON and Text), NotJSON, ReadOnly, Pool, Killed, Drop, Reset,
-// Silent or Wire. Wire also goes with an answer of its own. Delay and KeysDown go with any.
+// Only one of these can be set: a substitute answer (Status, JSON or Text), NotJSON, ReadOnly,
+// Pool, Killed, Drop, Reset, Silent or Wire. Wire can be combined with a substitute answer. Delay
+// and KeysDown can be combined with anything.
 type Misbehaviour struct {
-	// On are the operations that it applies to; empty means all that clients ask of the authorization server: "grant",
-	// "continue", "cancel", "rotate" and "revoke".
+	// On lists the operations it applies to. Empty means the requests that clients send to the
+	// authorization server: "grant", "continue", "cancel", "rotate" and "revoke".
 	On []string `json:"on,omitempty"`
-	// Times is how many requests it applies to; then it ends. Zero means until it is switched off.
+	// Times is how many requests it applies to. Zero means all requests until it is switched off.
 	Times int `json:"times,omitempty"`
-	// Delay passes before anything else is done; "delay" in JSON, a Go duration such as "1.5s". A client that hangs up
-	// does not end it: the work is done all the same.
+	// Delay is how long the server waits before it does anything else; "delay" in JSON, a Go
+	// duration such as "1.5s". A client that hangs up does not cut it short: the work is still
+	// done.
 	Delay time.Duration `json:"-"`
-	// After does the work before Status, JSON, Text, NotJSON, Reset or Silent, which otherwise take its place.
+	// After makes the server do the work before a substitute answer, NotJSON, Reset or Silent.
+	// Otherwise these take the place of the work.
 	After bool `json:"after,omitempty"`
 
-	// Status is the status of an answer of its own, 200 to 599; 200 if zero while JSON or Text is set.
+	// Status is the status of the substitute answer, 200 to 599. Zero means 200 if JSON or Text is
+	// set.
 	Status int `json:"status,omitempty"`
-	// Header are headers of the answer, such as Location or Content-Type. They go with Status, JSON or Text.
+	// Header contains headers of the substitute answer, such as Location or Content-Type.
 	Header map[string]string `json:"header,omitempty"`
-	// JSON is the body of the answer, any JSON value, sent as application/json; "json" in JSON, the value itself.
+	// JSON is the body of the substitute answer, any JSON value, sent as application/json. In JSON
+	// the member "json" is that value itself.
 	JSON string `json:"-"`
-	// Text is the body of the answer, sent as text/plain if Header does not say otherwise. An error without a body has
-	// the name of its status there.
+	// Text is the body of the substitute answer, sent as text/plain unless Header has a
+	// Content-Type. Without JSON and Text, the body of an error is the name of its status.
 	Text string `json:"text,omitempty"`
-	// NotJSON answers 200 with an HTML page.
+	// NotJSON sends an HTML page with status 200.
 	NotJSON bool `json:"not_json,omitempty"`
 
-	// ReadOnly refuses whatever changes the database, after all checks: a rotation with 404 invalid_rotation, all else
-	// with 500. Nothing is lost: the token lives, and rotates once this has ended.
+	// ReadOnly makes every change to the database fail, after all checks: a rotation returns 404
+	// invalid_rotation, anything else 500. The token stays live and can be rotated afterwards.
 	ReadOnly bool `json:"read_only,omitempty"`
-	// Pool is how many database connections all rotations share, of which each takes two, one after the other: so many
-	// rotations at the same instant block each other. See pool.
+	// Pool is the number of database connections that rotations share. Each rotation takes two, one
+	// after the other, so this many rotations at the same instant block each other (see pool).
 	Pool int `json:"pool,omitempty"`
-	// PoolTimeout is how long a rotation waits for a connection, 60 s if zero; "pool_timeout" in JSON, a Go duration.
+	// PoolTimeout is how long a rotation waits for a connection, 60 s if zero; "pool_timeout" in
+	// JSON, a Go duration.
 	PoolTimeout time.Duration `json:"-"`
 
-	// Killed ends in the middle of the work, as a server does whose process is killed, and closes the connection without an
-	// answer: a rotation has revoked the old token and made no new one. Of other operations the work is done.
+	// Killed closes the connection without an answer in the middle of the work, like a server whose
+	// process is killed: a rotation has revoked the old token and has not issued a new one. The
+	// work of other operations is done.
 	Killed bool `json:"killed,omitempty"`
 	// Drop does the work and then closes the connection without an answer.
 	Drop bool `json:"drop,omitempty"`
 	// Reset closes the connection with a TCP reset.
 	Reset bool `json:"reset,omitempty"`
-	// Silent keeps the connection open, and neither reads from it nor writes to it any more. On HTTP/2 that is also the
-	// end of all other requests on the same connection.
+	// Silent keeps the connection open and stops reading from it and writing to it. On HTTP/2 this
+	// affects all requests on the connection.
 	Silent bool `json:"silent,omitempty"`
-	// Wire is how the answer is broken on its way: one of the Wire constants. The work is done.
+	// Wire does the work and damages the answer in transit, as one of the Wire constants says.
 	Wire string `json:"wire,omitempty"`
 
-	// KeysDown answers 503 to whoever fetches the client's key set, whatever On says.
+	// KeysDown returns 503 to requests for the client's key set, regardless of On.
 	KeysDown bool `json:"keys_down,omitempty"`
 }
 
@@ -71,7 +79,7 @@ type kind struct {
 	serve func(s *Server, f *fault, work http.Handler) http.Handler
 }
 
-// kinds is the table of all that can go wrong. Of several, the later one is done around the earlier one. A new row needs
+// kinds is the table of everything that can go wrong; later rows wrap earlier ones. A new row needs
 // a member of Misbehaviour and a function.
 var kinds = []kind{
 	{"status", Misbehaviour.answers, answerInstead},
@@ -86,10 +94,10 @@ var kinds = []kind{
 	{"wire", func(m Misbehaviour) bool { return m.Wire != "" }, breakAnswer},
 }
 
-// answers reports whether there is an answer of its own.
+// answers reports whether there is a substitute answer.
 func (m Misbehaviour) answers() bool { return m.Status != 0 || m.JSON != "" || m.Text != "" }
 
-// misbehaving does what is switched on, and otherwise what it should.
+// misbehaving applies the misbehaviour that is switched on to a request.
 func (s *Server) misbehaving(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		f := s.faults.take(r)
@@ -97,10 +105,11 @@ func (s *Server) misbehaving(next http.Handler) http.Handler {
 			reset(w, r)
 			return
 		}
-		// All of the request is read before any delay, so that a client that hangs up in between has asked for the work.
+		// The whole request is read before any delay, so that the work is done even if the client
+		// hangs up during the delay.
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 		if err != nil {
-			answerText(w, http.StatusRequestEntityTooLarge, "the body is too large or broken off")
+			writeText(w, http.StatusRequestEntityTooLarge, "the body is too large or broken off")
 			return
 		}
 		r.Body = io.NopCloser(bytes.NewReader(body))
@@ -117,7 +126,8 @@ func (s *Server) misbehaving(next http.Handler) http.Handler {
 	})
 }
 
-// instead answers in place of the work, or after it.
+// instead returns a handler that answers in place of the work or, with After, once the work is
+// done.
 func instead(f *fault, work http.Handler, answer http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if f.After {
@@ -159,7 +169,7 @@ func answerPage(_ *Server, f *fault, work http.Handler) http.Handler {
 
 func answerKeysDown(_ *Server, f *fault, work http.Handler) http.Handler {
 	return instead(f, work, func(w http.ResponseWriter, _ *http.Request) {
-		answerText(w, http.StatusServiceUnavailable, "Service Unavailable")
+		writeText(w, http.StatusServiceUnavailable, "Service Unavailable")
 	})
 }
 
@@ -198,7 +208,7 @@ func breakAnswer(_ *Server, f *fault, work http.Handler) http.Handler {
 	})
 }
 
-// sleep waits and reports false if the server closes meanwhile.
+// sleep waits. It reports false if the server is closed meanwhile.
 func (s *Server) sleep(d time.Duration) bool {
 	if d == 0 {
 		return true

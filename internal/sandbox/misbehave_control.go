@@ -15,13 +15,13 @@ import (
 	"time"
 )
 
-// jsonDuration is a duration that JSON has as a string such as "1.5s".
+// jsonDuration is a time.Duration that is a string such as "1.5s" in JSON.
 type jsonDuration time.Duration
 
-// MarshalJSON writes what UnmarshalJSON reads.
+// MarshalJSON implements json.Marshaler.
 func (d jsonDuration) MarshalJSON() ([]byte, error) { return json.Marshal(time.Duration(d).String()) }
 
-// UnmarshalJSON reads a string of time.ParseDuration.
+// UnmarshalJSON implements json.Unmarshaler.
 func (d *jsonDuration) UnmarshalJSON(text []byte) error {
 	var written string
 	if json.Unmarshal(text, &written) != nil {
@@ -35,7 +35,8 @@ func (d *jsonDuration) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// members of a Misbehaviour that JSON has in another form; the others are as their tags say.
+// misbehaviourJSON is the JSON form of a Misbehaviour: its tags, except for members of another
+// type.
 type (
 	taggedMisbehaviour Misbehaviour
 	misbehaviourJSON   struct {
@@ -46,7 +47,7 @@ type (
 	}
 )
 
-// MarshalJSON writes what UnmarshalJSON reads.
+// MarshalJSON implements json.Marshaler.
 func (m Misbehaviour) MarshalJSON() ([]byte, error) {
 	tagged := taggedMisbehaviour(m)
 	return json.Marshal(misbehaviourJSON{
@@ -54,7 +55,8 @@ func (m Misbehaviour) MarshalJSON() ([]byte, error) {
 	})
 }
 
-// UnmarshalJSON refuses unknown members and what cannot be, with a sentence.
+// UnmarshalJSON implements json.Unmarshaler. It rejects unknown members and combinations that are
+// not allowed; its errors are sentences.
 func (m *Misbehaviour) UnmarshalJSON(text []byte) error {
 	in := misbehaviourJSON{taggedMisbehaviour: &taggedMisbehaviour{}}
 	if err := decodeStrictly(text, &in); err != nil {
@@ -69,7 +71,7 @@ func (m *Misbehaviour) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// decodeStrictly decodes an object that has no other members than those of a struct.
+// decodeStrictly decodes a JSON object and rejects members that the struct does not have.
 func decodeStrictly(text []byte, into any) error {
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.DisallowUnknownFields()
@@ -79,11 +81,11 @@ func decodeStrictly(text []byte, into any) error {
 	return nil
 }
 
-// check says what is wrong, in a sentence.
+// check returns an error that says what is not allowed.
 func (m Misbehaviour) check() error {
 	for _, name := range m.On {
 		if !slices.Contains(operations, name) {
-			return fmt.Errorf(`"on" knows no operation %q, only %s`, name, strings.Join(operations, ", "))
+			return fmt.Errorf(`"on" contains %q, which is none of %s`, name, strings.Join(operations, ", "))
 		}
 	}
 	if m.Times < 0 || m.Delay < 0 || m.PoolTimeout < 0 {
@@ -101,7 +103,7 @@ func (m Misbehaviour) check() error {
 	return m.checkKinds()
 }
 
-// checkAnswer checks the answer that is given instead of the true one.
+// checkAnswer checks the answer to give instead of the server's own.
 func (m Misbehaviour) checkAnswer() error {
 	switch {
 	case m.Status != 0 && (m.Status < 200 || m.Status > 599):
@@ -119,18 +121,25 @@ func (m Misbehaviour) checkAnswer() error {
 	}
 }
 
-// checkKinds checks that not too much is to be done at once.
+// checkKinds checks that the kinds of misbehaviour go together.
 func (m Misbehaviour) checkKinds() error {
+	set := m.kindsSet()
+	if len(set) > 1 && !slices.Equal(set, []string{"status", "wire"}) {
+		return fmt.Errorf(`only one of %s can be set`, strings.Join(set, ", "))
+	}
+	return nil
+}
+
+// kindsSet returns the kinds of misbehaviour that are set, by their JSON members, except keys_down,
+// which goes with any.
+func (m Misbehaviour) kindsSet() []string {
 	var set []string
 	for _, k := range kinds {
 		if k.isSet(m) && k.member != "keys_down" {
 			set = append(set, k.member)
 		}
 	}
-	if len(set) > 1 && !slices.Equal(set, []string{"status", "wire"}) {
-		return fmt.Errorf(`only one of %s can be done at once`, strings.Join(set, ", "))
-	}
-	return nil
+	return set
 }
 
 // fault is a Misbehaviour that is switched on.
@@ -139,8 +148,8 @@ type fault struct {
 	pool *pool
 }
 
-// isFor reports whether a request of an operation is to go wrong. A fault that does nothing wrong, but so many times,
-// lets as many requests through.
+// isFor reports whether the fault applies to requests of an operation. A fault that has Times and
+// does nothing lets that many requests through.
 func (f *fault) isFor(operation string) bool {
 	on := f.On
 	if len(on) == 0 {
@@ -149,11 +158,11 @@ func (f *fault) isFor(operation string) bool {
 	if !slices.Contains(on, operation) {
 		return false
 	}
-	wrong := f.Delay != 0 || slices.ContainsFunc(kinds, func(k kind) bool { return k.member != "keys_down" && k.isSet(f.Misbehaviour) })
-	return wrong || (f.Times > 0 && !f.KeysDown)
+	misbehaves := f.Delay != 0 || len(f.kindsSet()) > 0
+	return misbehaves || (f.Times > 0 && !f.KeysDown)
 }
 
-// faults are those that are switched on. A request gets the first that is for it.
+// faults are the faults that are switched on. A request gets the first one that applies.
 type faults struct {
 	mu  sync.Mutex
 	now []*fault
@@ -182,7 +191,8 @@ func (f *faults) get() []Misbehaviour {
 	return list
 }
 
-// take returns what goes wrong with a request, and counts it: a fault that has been done as often as it should be ends.
+// take returns the fault for a request and counts it. A fault ends when it has been applied Times
+// times.
 func (f *faults) take(r *http.Request) *fault {
 	operation := Operation(r)
 	f.mu.Lock()
@@ -207,10 +217,11 @@ func (f *faults) take(r *http.Request) *fault {
 	return &fault{}
 }
 
-// Misbehave switches misbehaviour on in place of what was on before, or off with none or the zero value. Of several, a
-// request gets the first that applies to it; so those on one operation are done one after the other, each as many times
-// as it says, and those on different operations at once. One that has Times and is zero otherwise lets so many requests
-// through. It panics if one cannot be, as the HTTP endpoint would answer 400.
+// Misbehave switches on misbehaviour and replaces what was switched on before; none, or the zero
+// value, switches everything off. A request gets the first of the list that applies to it: those
+// for the same operation happen one after the other, each Times times, and those for different
+// operations at the same time. A Misbehaviour with nothing but Times, and perhaps On, lets that
+// many requests through. Misbehave panics on values for which the HTTP endpoint answers 400.
 func (s *Server) Misbehave(list ...Misbehaviour) {
 	for _, m := range list {
 		if err := m.check(); err != nil {
@@ -220,7 +231,8 @@ func (s *Server) Misbehave(list ...Misbehaviour) {
 	s.faults.set(list)
 }
 
-// ParseMisbehaviours reads what PUT /misbehave takes: a Misbehaviour in JSON, or a list of them.
+// ParseMisbehaviours parses the body of PUT /misbehave: one Misbehaviour in JSON, or a list of
+// them.
 func ParseMisbehaviours(text []byte) ([]Misbehaviour, error) {
 	if !bytes.HasPrefix(bytes.TrimSpace(text), []byte("[")) {
 		var m Misbehaviour
@@ -236,15 +248,16 @@ func ParseMisbehaviours(text []byte) ([]Misbehaviour, error) {
 	return list, nil
 }
 
-// answerMisbehaviours answers with an object if there is one or none, as it is put, and else with a list.
+// answerMisbehaviours writes an object for none or one, and a list for more, so that what was sent
+// is what is shown.
 func answerMisbehaviours(w http.ResponseWriter, list []Misbehaviour) {
 	switch len(list) {
 	case 0:
-		answer(w, http.StatusOK, Misbehaviour{})
+		writeJSON(w, http.StatusOK, Misbehaviour{})
 	case 1:
-		answer(w, http.StatusOK, list[0])
+		writeJSON(w, http.StatusOK, list[0])
 	default:
-		answer(w, http.StatusOK, list)
+		writeJSON(w, http.StatusOK, list)
 	}
 }
 
@@ -256,11 +269,11 @@ func (s *Server) showMisbehaviour(w http.ResponseWriter, _ *http.Request) error 
 func (s *Server) putMisbehaviour(w http.ResponseWriter, r *http.Request) error {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
-		return plain(http.StatusBadRequest, "the body could not be read\n")
+		return textError(http.StatusBadRequest, "the body could not be read\n")
 	}
 	list, err := ParseMisbehaviours(body)
 	if err != nil {
-		return plain(http.StatusBadRequest, err.Error()+"\n")
+		return textError(http.StatusBadRequest, err.Error()+"\n")
 	}
 	s.faults.set(list)
 	answerMisbehaviours(w, list)

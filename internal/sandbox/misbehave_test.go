@@ -130,7 +130,8 @@ func TestQueue(t *testing.T) {
 	w.want(w.ask(w.cancel(g)), http.StatusNoContent, "")
 }
 
-// A lost answer: the repeat is refused, and only cancelling the grant kills the token that nobody has seen.
+// A lost answer: the repeat is refused, and only cancelling the grant kills the token that nobody
+// has seen.
 func TestLostAnswer(t *testing.T) {
 	w := newWorld(t)
 	g := w.grant()

@@ -12,20 +12,22 @@ import (
 	"strconv"
 )
 
-// The ways in which an answer can be broken on its way (Misbehaviour.Wire).
+// The ways to damage an answer in transit (Misbehaviour.Wire).
 const (
-	// WireLongLength sends all of the body, with a Content-Length that is one too large, and closes the connection.
+	// WireLongLength sends the whole body with a Content-Length that is one too large, and closes
+	// the connection.
 	WireLongLength = "long_length"
-	// WireNoLastChunk sends all of the body in chunks and closes the connection before the last, empty chunk.
+	// WireNoLastChunk sends the whole body in chunks, and closes the connection without the last,
+	// empty chunk.
 	WireNoLastChunk = "no_last_chunk"
-	// WireCut sends half of the body and closes the connection. The Content-Length is right.
+	// WireCut sends half of the body with the correct Content-Length, and closes the connection.
 	WireCut = "cut"
 	// WireGzip compresses the body, whatever the request accepts.
 	WireGzip = "gzip"
-	// WireMark begins the body with a byte order mark.
+	// WireMark puts a byte order mark before the body.
 	WireMark = "byte_order_mark"
-	// WireTwice sends the whole answer twice on a connection that stays open. It is for HTTP/1.1 only: on HTTP/2 the
-	// stream is reset.
+	// WireTwice sends the whole answer twice and keeps the connection open. It needs HTTP/1.1; on
+	// HTTP/2 it resets the stream.
 	WireTwice = "twice"
 )
 
@@ -39,17 +41,17 @@ var wires = map[string]func(w http.ResponseWriter, r *http.Request, whole record
 	WireTwice:       sendTwice,
 }
 
-// WireNames returns what Misbehaviour.Wire can be, sorted.
+// WireNames returns the values of Misbehaviour.Wire, sorted.
 func WireNames() []string { return slices.Sorted(maps.Keys(wires)) }
 
-// recorded is an answer that was not sent yet.
+// recorded is an answer that has not been sent yet.
 type recorded struct {
 	header http.Header
 	status int
 	body   bytes.Buffer
 }
 
-// Header is that of http.ResponseWriter.
+// Header implements http.ResponseWriter.
 func (a *recorded) Header() http.Header {
 	if a.header == nil {
 		a.header = make(http.Header)
@@ -57,25 +59,25 @@ func (a *recorded) Header() http.Header {
 	return a.header
 }
 
-// WriteHeader is that of http.ResponseWriter.
+// WriteHeader implements http.ResponseWriter.
 func (a *recorded) WriteHeader(status int) {
 	if a.status == 0 {
 		a.status = status
 	}
 }
 
-// Write is that of http.ResponseWriter.
+// Write implements http.ResponseWriter.
 func (a *recorded) Write(p []byte) (int, error) {
 	a.WriteHeader(http.StatusOK)
 	return a.body.Write(p)
 }
 
-// hasBody reports whether an answer of this status may have a body (RFC 9110 section 6.4.1).
+// hasBody reports whether an answer with this status can have a body (RFC 9110 section 6.4.1).
 func (a *recorded) hasBody() bool {
 	return a.status != http.StatusNoContent && a.status != http.StatusNotModified
 }
 
-// send sends the headers, and the body as it is given.
+// send sends the headers and the given body.
 func (a *recorded) send(w http.ResponseWriter, body []byte) {
 	maps.Copy(w.Header(), a.header)
 	w.WriteHeader(a.status)
@@ -102,7 +104,7 @@ func sendNoLastChunk(w http.ResponseWriter, _ *http.Request, whole recorded) {
 	whole.Header().Del("Content-Length")
 	maps.Copy(w.Header(), whole.header)
 	w.WriteHeader(whole.status)
-	_ = http.NewResponseController(w).Flush() // without it, net/http would count the body and not send chunks
+	_ = http.NewResponseController(w).Flush() // otherwise net/http would set a Content-Length
 	if whole.hasBody() {
 		_, _ = w.Write(whole.body.Bytes())
 	}
@@ -134,7 +136,7 @@ func sendMark(w http.ResponseWriter, _ *http.Request, whole recorded) {
 	whole.send(w, append([]byte("\xEF\xBB\xBF"), whole.body.Bytes()...))
 }
 
-// sendTwice writes the answer past net/http first, which would not send two.
+// sendTwice writes the first answer to the connection directly, because net/http sends only one.
 func sendTwice(w http.ResponseWriter, r *http.Request, whole recorded) {
 	connection := connectionOf(r)
 	if r.ProtoMajor != 1 || connection.top == nil {
@@ -156,7 +158,8 @@ func sendTwice(w http.ResponseWriter, r *http.Request, whole recorded) {
 	whole.send(w, whole.body.Bytes())
 }
 
-// silence makes the connection silent and waits until the client closes it, or the server ends.
+// silence makes the connection go silent and waits until the client closes it or the server is
+// closed.
 func (s *Server) silence(_ http.ResponseWriter, r *http.Request) {
 	if connection := connectionOf(r); connection.tcp != nil {
 		connection.tcp.silent.Store(true)
@@ -168,7 +171,7 @@ func (s *Server) silence(_ http.ResponseWriter, r *http.Request) {
 	panic(http.ErrAbortHandler)
 }
 
-// reset closes the connection so that the client gets a TCP reset.
+// reset closes the connection with a TCP reset.
 func reset(w http.ResponseWriter, r *http.Request) {
 	if connection := connectionOf(r); connection.tcp != nil {
 		connection.tcp.resetOnClose()

@@ -139,7 +139,8 @@ func TestWireTwice(t *testing.T) {
 	}
 }
 
-// After two answers the connection stays open, so that a client may take the second for the answer to its next request.
+// After two answers the connection stays open, so that a client may take the second for the answer
+// to its next request.
 func TestWireTwiceKeepsConnection(t *testing.T) {
 	w := newWorld(t)
 	w.Misbehave(sandbox.Misbehaviour{On: []string{"wallet"}, Wire: sandbox.WireTwice, Times: 1})

@@ -9,8 +9,8 @@ import (
 	"sync"
 )
 
-// The paths below the origin at which the two servers live, as facts about real wallets have it: the authorization
-// server may share an origin with the resource server.
+// The paths below the origin at which the two servers live, as facts about real wallets have it:
+// the authorization server may share an origin with the resource server.
 const (
 	authPath     = "/auth"
 	resourcePath = "/op"
@@ -34,14 +34,15 @@ const (
 
 var operations = []string{opGrant, opContinue, opCancel, opRotate, opRevoke, opInteract, opKeys, opWallet, opResource}
 
-// route ties a request to its operation and to what serves it. The requests that steer the sandbox have no operation.
+// route connects a request pattern to its operation and handler. The requests that control the
+// sandbox have no operation.
 type route struct {
 	pattern   string
 	operation string
 	serve     func(*Server, http.ResponseWriter, *http.Request) error
 }
 
-// routeTable is the one list behind routing, Operation, Count and Misbehave.
+// routeTable returns the table behind routing, Operation, Count and Misbehave.
 func routeTable() []route {
 	table := []route{
 		{"POST " + authPath, opGrant, (*Server).requestGrant},
@@ -52,8 +53,8 @@ func routeTable() []route {
 		{"DELETE " + otherPath + "{id}", opCancel, (*Server).cancelGrant},
 		{"POST " + authPath + "/token/{id}", opRotate, (*Server).rotateToken},
 		{"DELETE " + authPath + "/token/{id}", opRevoke, (*Server).revokeToken},
-		{"GET " + authPath + "/interact/{id}/{nonce}", opInteract, (*Server).askOwner},
-		{"POST " + authPath + "/interact/{id}/{nonce}", opInteract, (*Server).takeDecision},
+		{"GET " + authPath + "/interact/{id}/{nonce}", opInteract, (*Server).showConsentPage},
+		{"POST " + authPath + "/interact/{id}/{nonce}", opInteract, (*Server).receiveDecision},
 		{"GET " + authPath + "/interact/{id}/{nonce}/finish", opInteract, (*Server).finishInteraction},
 
 		{"POST " + resourcePath + "/incoming-payments", opResource, (*Server).createIncomingPayment},
@@ -84,7 +85,7 @@ func routeTable() []route {
 	return table
 }
 
-// patterns finds the pattern of a request without serving it.
+// patterns finds the pattern of a request without serving the request.
 var patterns, operationOf = func() (*http.ServeMux, map[string]string) {
 	mux, operation := http.NewServeMux(), make(map[string]string)
 	for _, r := range routeTable() {
@@ -94,8 +95,9 @@ var patterns, operationOf = func() (*http.ServeMux, map[string]string) {
 	return mux, operation
 }()
 
-// Operation says what a request asks for: "grant", "continue", "cancel", "rotate", "revoke", "interact" (the owner's
-// browser), "keys", "wallet" or "resource"; empty for a request that none of them serves.
+// Operation returns what a request asks for: "grant", "continue", "cancel", "rotate", "revoke",
+// "interact" (the owner's browser), "keys", "wallet" or "resource"; or an empty string for any
+// other request.
 func Operation(r *http.Request) string {
 	if !isClean(r.URL.Path) {
 		return ""
@@ -104,26 +106,26 @@ func Operation(r *http.Request) string {
 	return operationOf[pattern]
 }
 
-// isClean reports whether a path is one that http.ServeMux would not redirect to another. Real servers do not
-// redirect: they do not know such a path.
+// isClean reports whether http.ServeMux would serve a path without redirecting to a cleaned one.
+// Real servers do not redirect: such a path is unknown to them.
 func isClean(p string) bool {
 	cleaned := path.Clean(p)
 	return !strings.Contains(p, "//") && (p == cleaned || p == cleaned+"/")
 }
 
-// routes serves what routeTable lists.
+// routes returns the handler for all of routeTable.
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	for _, r := range routeTable() {
 		mux.HandleFunc(r.pattern, func(w http.ResponseWriter, req *http.Request) {
 			if err := r.serve(s, w, req); err != nil {
-				s.refuse(w, err)
+				s.writeError(w, err)
 			}
 		})
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !isClean(r.URL.Path) {
-			s.refuse(w, s.unrouted(w, r))
+			s.writeError(w, s.unrouted(w, r))
 			return
 		}
 		mux.ServeHTTP(w, r)
@@ -131,10 +133,10 @@ func (s *Server) routes() http.Handler {
 }
 
 func (s *Server) unrouted(http.ResponseWriter, *http.Request) error {
-	return plain(http.StatusNotFound, "Not Found")
+	return textError(http.StatusNotFound, "Not Found")
 }
 
-// counts is how many requests of each operation have arrived.
+// counts counts the requests of each operation.
 type counts struct {
 	mu sync.Mutex
 	of map[string]int
@@ -149,16 +151,16 @@ func (c *counts) add(operation string) {
 	c.of[operation]++
 }
 
-// Count is how many requests of an operation have arrived so far, whatever became of them. The sandbox's own fetches of
-// a client's keys come over HTTP and count as "keys".
+// Count returns how many requests of an operation have arrived so far, whatever became of them. The
+// sandbox's own fetches of a client's keys are requests over HTTP and count as "keys".
 func (s *Server) Count(op string) int {
 	s.counts.mu.Lock()
 	defer s.counts.mu.Unlock()
 	return s.counts.of[op]
 }
 
-// counting counts a request when it arrives and logs what was answered.
-func (s *Server) counting(next http.Handler) http.Handler {
+// countingRequests counts each request when it arrives and logs the status of the answer.
+func (s *Server) countingRequests(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		operation := Operation(r)
 		s.counts.add(operation)
@@ -168,7 +170,7 @@ func (s *Server) counting(next http.Handler) http.Handler {
 	})
 }
 
-// statusWriter remembers the status for the log: 0 if the connection was closed without an answer.
+// statusWriter records the status for the log: 0 if the connection was closed without an answer.
 type statusWriter struct {
 	http.ResponseWriter
 	status int
@@ -182,8 +184,8 @@ func (w *statusWriter) WriteHeader(status int) {
 // Unwrap lets http.ResponseController reach the connection.
 func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// accepts is what Rafiki checks before all else: may the answer be JSON?
-func accepts(r *http.Request) bool {
+// acceptsJSON reports whether the answer may be JSON, which Rafiki checks before anything else.
+func acceptsJSON(r *http.Request) bool {
 	header := strings.Join(r.Header.Values("Accept"), ",")
 	if strings.TrimSpace(header) == "" {
 		return true

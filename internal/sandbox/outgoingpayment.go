@@ -9,8 +9,9 @@ import (
 	"time"
 )
 
-// outgoingPayment is outgoing-payment of the OpenAPI document; with what its grant has spent, which only the answer to a
-// create holds, outgoing-payment-with-spent-amounts. The sandbox pays at once: all of it is sent when it is created.
+// outgoingPayment is outgoing-payment in the OpenAPI document and, with what its grant has spent,
+// which only the answer to a create contains, outgoing-payment-with-spent-amounts. The sandbox pays
+// at once: the whole amount is sent when the payment is created.
 type outgoingPayment struct {
 	ID                 string          `json:"id"`
 	WalletAddress      string          `json:"walletAddress"`
@@ -26,12 +27,12 @@ type outgoingPayment struct {
 	CreatedAt          string          `json:"createdAt"`
 
 	key    string // the last part of ID, which is also the cursor
-	client string // who has made it
+	client string // who created it
 	grant  *grant // whose limits it counts towards
 	sent   time.Time
 }
 
-// order is the body of a create: a quote, or a receiver and an amount.
+// order is the body of a create request: a quote, or a receiver and an amount.
 type order struct {
 	wallet   string
 	quote    string
@@ -40,7 +41,7 @@ type order struct {
 	metadata json.RawMessage
 }
 
-// parseOrder reads the body of a create. Its errors are sentences for the client.
+// parseOrder parses the body of a create request. Its errors are sentences for the client.
 func parseOrder(body string) (order, error) {
 	var o order
 	top, err := asObject(json.RawMessage(body), "the body")
@@ -56,13 +57,13 @@ func parseOrder(body string) (order, error) {
 		}
 	}
 	if top["quoteId"] != nil {
-		if err := top.only("the body", "walletAddress", "metadata", "quoteId"); err != nil {
+		if err := top.allowOnly("the body", "walletAddress", "metadata", "quoteId"); err != nil {
 			return o, err
 		}
 		o.quote, err = top.uri("quoteId", "")
 		return o, err
 	}
-	if err := top.only("the body", "walletAddress", "metadata", "incomingPayment", "debitAmount"); err != nil {
+	if err := top.allowOnly("the body", "walletAddress", "metadata", "incomingPayment", "debitAmount"); err != nil {
 		return o, err
 	}
 	if o.receiver, err = top.uri("incomingPayment", ""); err != nil {
@@ -73,7 +74,7 @@ func parseOrder(body string) (order, error) {
 	return o, err
 }
 
-// pay makes a payment of a grant, if that has limits which allow it, in one step.
+// pay makes a payment of a grant in one step, if the grant's limits allow it.
 func (p *payments) pay(payment outgoingPayment, o order, now time.Time) (outgoingPayment, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -85,18 +86,19 @@ func (p *payments) pay(payment outgoingPayment, o order, now time.Time) (outgoin
 	if err != nil {
 		return outgoingPayment{}, err
 	}
-	if o.units > receiver.room() {
-		return outgoingPayment{}, denied(http.StatusBadRequest, "the amount is more than the receiver takes")
+	if o.units > receiver.remaining() {
+		return outgoingPayment{}, resourceError(http.StatusBadRequest, "the amount is more than the receiver takes")
 	}
 	spent, ok := p.allowedLocked(payment.grant, o, now)
 	if !ok {
-		return outgoingPayment{}, denied(http.StatusForbidden, "the payment is not within the limits of the grant")
+		return outgoingPayment{}, resourceError(http.StatusForbidden,
+			"the payment is not within the limits of the grant")
 	}
 	receiver.receive(o.units)
 	if quoted != nil {
 		quoted.used = true
 	}
-	sum, units := ours(spent+o.units), ours(o.units)
+	sum, units := inSandboxAsset(spent+o.units), inSandboxAsset(o.units)
 	payment.Receiver, payment.QuoteID, payment.Metadata = o.receiver, o.quote, o.metadata
 	payment.ReceiveAmount, payment.DebitAmount, payment.SentAmount = units, units, units
 	payment.sent, payment.CreatedAt = now, now.UTC().Format(timeFormat)
@@ -106,23 +108,26 @@ func (p *payments) pay(payment outgoingPayment, o order, now time.Time) (outgoin
 	return payment, nil
 }
 
-// orderedLocked fills in what a quote says. It gives no quote if the order names none.
+// orderedLocked fills in what a quote says. It returns no quote if the order names none.
 func (p *payments) orderedLocked(o *order, now time.Time) (*paymentQuote, error) {
 	if o.quote == "" {
 		return nil, nil
 	}
-	at := slices.IndexFunc(p.quotes, func(q *paymentQuote) bool { return q.ID == o.quote && q.WalletAddress == o.wallet })
+	at := slices.IndexFunc(p.quotes, func(q *paymentQuote) bool {
+		return q.ID == o.quote && q.WalletAddress == o.wallet
+	})
 	switch {
 	case at < 0:
-		return nil, denied(http.StatusBadRequest, "there is no such quote of the wallet address")
+		return nil, resourceError(http.StatusBadRequest, "there is no such quote of the wallet address")
 	case p.quotes[at].used || !now.Before(p.quotes[at].expires):
-		return nil, denied(http.StatusBadRequest, "the quote was used or has expired")
+		return nil, resourceError(http.StatusBadRequest, "the quote was used or has expired")
 	}
 	o.receiver, o.units = p.quotes[at].Receiver, p.quotes[at].DebitAmount.units()
 	return p.quotes[at], nil
 }
 
-// allowedLocked looks for limits that allow a payment and gives what was spent before, in the interval of those limits.
+// allowedLocked finds limits that allow a payment and returns what was spent before in the interval
+// of those limits.
 func (p *payments) allowedLocked(g *grant, o order, now time.Time) (spent uint64, ok bool) {
 	for _, l := range limitsOf(g, o.wallet) {
 		counted, open := l.window(now)
@@ -137,7 +142,8 @@ func (p *payments) allowedLocked(g *grant, o order, now time.Time) (spent uint64
 	return 0, false
 }
 
-// spentLocked is what a grant has spent in a time, over all its tokens and wallet addresses.
+// spentLocked returns what a grant has spent in a time span, over all its tokens and wallet
+// addresses.
 func (p *payments) spentLocked(g *grant, counted span) uint64 {
 	var sum uint64
 	for _, payment := range p.outgoing {
@@ -148,7 +154,7 @@ func (p *payments) spentLocked(g *grant, counted span) uint64 {
 	return sum
 }
 
-// spent is what a grant has spent in the interval of its first right to pay.
+// spent returns what a grant has spent in the interval of its first right to pay.
 func (p *payments) spent(g *grant, now time.Time) uint64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -171,7 +177,8 @@ func (p *payments) outgoingBy(key string) (outgoingPayment, bool) {
 	return outgoingPayment{}, false
 }
 
-// listOutgoing gives the payments from a wallet address, newest first; of one client only, unless client is empty.
+// listOutgoing gives the payments from a wallet address, newest first; of one client only, unless
+// client is empty.
 func (p *payments) listOutgoing(wallet, client string) []outgoingPayment {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -186,20 +193,20 @@ func (p *payments) listOutgoing(wallet, client string) []outgoingPayment {
 
 // createOutgoingPayment serves create-outgoing-payment of the OpenAPI document.
 func (s *Server) createOutgoingPayment(w http.ResponseWriter, r *http.Request) error {
-	body, err := openResource(r)
+	body, err := readResourceRequest(r)
 	if err != nil {
 		return err
 	}
 	o, err := parseOrder(body.json)
 	if err != nil {
-		return denied(http.StatusBadRequest, err.Error())
+		return resourceError(http.StatusBadRequest, err.Error())
 	}
 	allowed, err := s.authorize(r, body, typeOutgoing, "create", o.wallet)
 	if err != nil {
 		return err
 	}
 	if !s.isWallet(o.wallet) {
-		return denied(http.StatusNotFound, "walletAddress is not one of the sandbox's")
+		return resourceError(http.StatusNotFound, "walletAddress is not one of the sandbox's")
 	}
 	key := newID()
 	payment, err := s.payments.pay(outgoingPayment{
@@ -209,48 +216,49 @@ func (s *Server) createOutgoingPayment(w http.ResponseWriter, r *http.Request) e
 	if err != nil {
 		return err
 	}
-	answer(w, http.StatusCreated, payment)
+	writeJSON(w, http.StatusCreated, payment)
 	return nil
 }
 
 // readOutgoingPayment serves get-outgoing-payment of the OpenAPI document.
 func (s *Server) readOutgoingPayment(w http.ResponseWriter, r *http.Request) error {
-	body, err := openResource(r)
+	body, err := readResourceRequest(r)
 	if err != nil {
 		return err
 	}
 	payment, ok := s.payments.outgoingBy(r.PathValue("id"))
 	if !ok {
-		return denied(http.StatusUnauthorized, "Unauthorized") // as for an incoming payment: see openPayment
+		return resourceError(http.StatusUnauthorized, "Unauthorized") // as in findPayment
 	}
 	allowed, err := s.authorize(r, body, typeOutgoing, "read", payment.WalletAddress)
 	if err != nil {
 		return err
 	}
 	if !allowed.all && allowed.client != payment.client {
-		return denied(http.StatusNotFound, "Unknown outgoing payment")
+		return resourceError(http.StatusNotFound, "Unknown outgoing payment")
 	}
-	answer(w, http.StatusOK, payment)
+	writeJSON(w, http.StatusOK, payment)
 	return nil
 }
 
 // listOutgoingPayments serves list-outgoing-payments of the OpenAPI document.
 func (s *Server) listOutgoingPayments(w http.ResponseWriter, r *http.Request) error {
-	asked, client, err := s.openList(r, typeOutgoing)
+	asked, client, err := s.authorizeList(r, typeOutgoing)
 	if err != nil {
 		return err
 	}
-	page, ok := cut(s.payments.listOutgoing(asked.wallet, client), asked, func(p outgoingPayment) string { return p.key })
+	all := s.payments.listOutgoing(asked.wallet, client)
+	page, ok := paginate(all, asked, func(p outgoingPayment) string { return p.key })
 	if !ok {
-		return denied(http.StatusBadRequest, "cursor is not one that was given out")
+		return resourceError(http.StatusBadRequest, "cursor is not one that was given out")
 	}
-	answer(w, http.StatusOK, page)
+	writeJSON(w, http.StatusOK, page)
 	return nil
 }
 
 // showSpent serves get-outgoing-payment-grant of the OpenAPI document.
 func (s *Server) showSpent(w http.ResponseWriter, r *http.Request) error {
-	body, err := openResource(r)
+	body, err := readResourceRequest(r)
 	if err != nil {
 		return err
 	}
@@ -260,10 +268,10 @@ func (s *Server) showSpent(w http.ResponseWriter, r *http.Request) error {
 	}
 	var sum *amount
 	if spent := s.payments.spent(allowed.grant, s.now()); spent > 0 {
-		a := ours(spent)
+		a := inSandboxAsset(spent)
 		sum = &a
 	}
-	answer(w, http.StatusOK, struct {
+	writeJSON(w, http.StatusOK, struct {
 		Receive *amount `json:"spentReceiveAmount"`
 		Debit   *amount `json:"spentDebitAmount"`
 	}{sum, sum})

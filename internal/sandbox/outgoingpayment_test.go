@@ -311,7 +311,8 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// Limits belong to the grant: neither a rotation nor a token that has died gives a new budget, and a new grant does.
+// Limits belong to the grant: neither a rotation nor a token that has died gives a new budget, and
+// a new grant does.
 func TestLimitsOverTokens(t *testing.T) {
 	w := newWorld(t)
 	open := w.invoice(0, "")

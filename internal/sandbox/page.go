@@ -9,10 +9,10 @@ import (
 	"strconv"
 )
 
-// defaultPage is how many payments a list holds if the request does not say.
+// defaultPage is how many payments a list contains if the request does not say.
 const defaultPage = 20
 
-// pageRequest is which part of a list is wanted.
+// pageRequest is the part of a list that a request asks for.
 type pageRequest struct {
 	wallet string
 	cursor string
@@ -23,13 +23,13 @@ type pageRequest struct {
 func parsePage(query url.Values) (pageRequest, error) {
 	asked := pageRequest{wallet: query.Get("wallet-address"), cursor: query.Get("cursor"), size: defaultPage}
 	if asked.wallet == "" {
-		return asked, wrong("wallet-address", "is required")
+		return asked, memberError("wallet-address", "is required")
 	}
 	if query.Has("cursor") && asked.cursor == "" {
-		return asked, wrong("cursor", "must not be empty")
+		return asked, memberError("cursor", "must not be empty")
 	}
 	if query.Has("first") && query.Has("last") {
-		return asked, wrong("first", "and last must not be asked for at once")
+		return asked, memberError("first", "and last must not be asked for at once")
 	}
 	for _, name := range []string{"first", "last"} {
 		if !query.Has(name) {
@@ -37,32 +37,32 @@ func parsePage(query url.Values) (pageRequest, error) {
 		}
 		n, err := strconv.Atoi(query.Get(name))
 		if err != nil || n < 1 || n > 100 {
-			return asked, wrong(name, "must be an integer from 1 to 100")
+			return asked, memberError(name, "must be an integer from 1 to 100")
 		}
 		asked.size, asked.before = n, name == "last"
 	}
 	if asked.before && asked.cursor == "" {
-		return asked, wrong("last", "needs a cursor")
+		return asked, memberError("last", "needs a cursor")
 	}
 	return asked, nil
 }
 
-// openList is how every request for a list begins: what is asked for, and may it be? The list is to hold the payments of
-// one client only, unless client is empty.
-func (s *Server) openList(r *http.Request, kind string) (asked pageRequest, client string, err error) {
-	body, err := openResource(r)
+// authorizeList parses and authorizes a request for a list. The list contains the payments of one
+// client only, unless client is empty.
+func (s *Server) authorizeList(r *http.Request, kind string) (asked pageRequest, client string, err error) {
+	body, err := readResourceRequest(r)
 	if err != nil {
 		return asked, "", err
 	}
 	if asked, err = parsePage(r.URL.Query()); err != nil {
-		return asked, "", denied(http.StatusBadRequest, err.Error())
+		return asked, "", resourceError(http.StatusBadRequest, err.Error())
 	}
 	allowed, err := s.authorize(r, body, kind, "list", asked.wallet)
 	if err != nil {
 		return asked, "", err
 	}
 	if !s.isWallet(asked.wallet) {
-		return asked, "", denied(http.StatusNotFound, "wallet-address is not one of the sandbox's")
+		return asked, "", resourceError(http.StatusNotFound, "wallet-address is not one of the sandbox's")
 	}
 	if allowed.all {
 		return asked, "", nil
@@ -70,7 +70,7 @@ func (s *Server) openList(r *http.Request, kind string) (asked pageRequest, clie
 	return asked, allowed.client, nil
 }
 
-// page is one part of a list, as the OpenAPI document has it.
+// page is one part of a list, as the OpenAPI document defines it.
 type page[T any] struct {
 	Pagination struct {
 		StartCursor     string `json:"startCursor,omitempty"`
@@ -81,8 +81,9 @@ type page[T any] struct {
 	Result []T `json:"result"`
 }
 
-// cut cuts the page out of the whole list; key gives an item's cursor. It reports false if the cursor is not in the list.
-func cut[T any](all []T, asked pageRequest, key func(T) string) (page[T], bool) {
+// paginate returns a page of the whole list; key returns an item's cursor. It reports false if the
+// cursor is not in the list.
+func paginate[T any](all []T, asked pageRequest, key func(T) string) (page[T], bool) {
 	start, end := 0, len(all)
 	if asked.cursor != "" {
 		at := slices.IndexFunc(all, func(item T) bool { return key(item) == asked.cursor })

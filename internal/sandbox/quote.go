@@ -8,10 +8,11 @@ import (
 	"time"
 )
 
-// quoteLifetime is how long a quote can be paid by, as at Rafiki.
+// quoteLifetime is how long a quote can be used, as at Rafiki.
 const quoteLifetime = 5 * time.Minute
 
-// paymentQuote is quote of the OpenAPI document. There are no fees and no rates: what is debited is received.
+// paymentQuote is quote in the OpenAPI document. There are no fees and no rates: the receiver gets
+// what is debited.
 type paymentQuote struct {
 	ID            string `json:"id"`
 	WalletAddress string `json:"walletAddress"`
@@ -28,38 +29,40 @@ type paymentQuote struct {
 	used    bool
 }
 
-// quoteRequest is the body of a create. Without an amount, what the receiver still wants is quoted.
+// quoteRequest is the body of a create request. Without an amount the quote is for what the
+// receiver is still to get.
 type quoteRequest struct {
 	wallet   string
 	receiver string
 	amount   *amount
 }
 
-// parseQuoteRequest reads the body of a create. Its errors are sentences for the client.
+// parseQuoteRequest parses the body of a create request. Its errors are sentences for the client.
 func parseQuoteRequest(body string) (quoteRequest, error) {
 	var request quoteRequest
 	top, err := asObject(json.RawMessage(body), "the body")
 	if err != nil {
 		return request, err
 	}
-	if err := top.only("the body", "walletAddress", "receiver", "method", "debitAmount", "receiveAmount"); err != nil {
+	err = top.allowOnly("the body", "walletAddress", "receiver", "method", "debitAmount", "receiveAmount")
+	if err != nil {
 		return request, err
 	}
 	if request.wallet, err = top.uri("walletAddress", ""); err != nil {
 		return request, err
 	}
 	if request.receiver, err = top.uri("receiver", ""); err != nil || !isReceiver(request.receiver) {
-		return request, wrong("receiver", "must be the URL of an incoming payment")
+		return request, memberError("receiver", "must be the URL of an incoming payment")
 	}
 	if method, err := top.text("method", ""); err != nil || method != "ilp" {
-		return request, wrong("method", `must be "ilp"`)
+		return request, memberError("method", `must be "ilp"`)
 	}
 	for _, name := range []string{"debitAmount", "receiveAmount"} {
 		if top[name] == nil {
 			continue
 		}
 		if request.amount != nil {
-			return request, wrong("debitAmount", "and receiveAmount must not be given at once")
+			return request, memberError("debitAmount", "and receiveAmount must not be given at once")
 		}
 		a, err := parsePaid(top[name], name)
 		if err != nil {
@@ -70,7 +73,7 @@ func parseQuoteRequest(body string) (quoteRequest, error) {
 	return request, nil
 }
 
-// addQuote completes and keeps a quote.
+// addQuote completes a quote and stores it.
 func (p *payments) addQuote(q paymentQuote, asked *amount, now time.Time) (paymentQuote, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -78,16 +81,17 @@ func (p *payments) addQuote(q paymentQuote, asked *amount, now time.Time) (payme
 	if err != nil {
 		return paymentQuote{}, err
 	}
-	units := receiver.room()
+	units := receiver.remaining()
 	switch {
 	case asked == nil && receiver.IncomingAmount == nil:
-		return paymentQuote{}, denied(http.StatusBadRequest, "an amount is needed: the receiver does not name one")
+		return paymentQuote{}, resourceError(http.StatusBadRequest,
+			"an amount is needed: the receiver does not name one")
 	case asked != nil && asked.units() > units:
-		return paymentQuote{}, denied(http.StatusBadRequest, "the amount is more than the receiver takes")
+		return paymentQuote{}, resourceError(http.StatusBadRequest, "the amount is more than the receiver takes")
 	case asked != nil:
 		units = asked.units()
 	}
-	q.DebitAmount, q.ReceiveAmount = ours(units), ours(units)
+	q.DebitAmount, q.ReceiveAmount = inSandboxAsset(units), inSandboxAsset(units)
 	p.quotes = append(p.quotes, &q)
 	return q, nil
 }
@@ -105,51 +109,52 @@ func (p *payments) quote(key string) (paymentQuote, bool) {
 
 // createQuote serves create-quote of the OpenAPI document.
 func (s *Server) createQuote(w http.ResponseWriter, r *http.Request) error {
-	body, err := openResource(r)
+	body, err := readResourceRequest(r)
 	if err != nil {
 		return err
 	}
 	request, err := parseQuoteRequest(body.json)
 	if err != nil {
-		return denied(http.StatusBadRequest, err.Error())
+		return resourceError(http.StatusBadRequest, err.Error())
 	}
 	allowed, err := s.authorize(r, body, typeQuote, "create", request.wallet)
 	if err != nil {
 		return err
 	}
 	if !s.isWallet(request.wallet) {
-		return denied(http.StatusNotFound, "walletAddress is not one of the sandbox's")
+		return resourceError(http.StatusNotFound, "walletAddress is not one of the sandbox's")
 	}
 	now, key := s.now(), newID()
 	q, err := s.payments.addQuote(paymentQuote{
-		ID: s.ResourceServer() + "/quotes/" + key, WalletAddress: request.wallet, Receiver: request.receiver, Method: "ilp",
+		ID: s.ResourceServer() + "/quotes/" + key, WalletAddress: request.wallet,
+		Receiver: request.receiver, Method: "ilp",
 		CreatedAt: now.UTC().Format(timeFormat), ExpiresAt: now.Add(quoteLifetime).UTC().Format(timeFormat),
 		key: key, client: allowed.client, expires: now.Add(quoteLifetime),
 	}, request.amount, now)
 	if err != nil {
 		return err
 	}
-	answer(w, http.StatusCreated, q)
+	writeJSON(w, http.StatusCreated, q)
 	return nil
 }
 
 // readQuote serves get-quote of the OpenAPI document.
 func (s *Server) readQuote(w http.ResponseWriter, r *http.Request) error {
-	body, err := openResource(r)
+	body, err := readResourceRequest(r)
 	if err != nil {
 		return err
 	}
 	q, ok := s.payments.quote(r.PathValue("id"))
 	if !ok {
-		return denied(http.StatusUnauthorized, "Unauthorized") // as for an incoming payment: see openPayment
+		return resourceError(http.StatusUnauthorized, "Unauthorized") // as in findPayment
 	}
 	allowed, err := s.authorize(r, body, typeQuote, "read", q.WalletAddress)
 	if err != nil {
 		return err
 	}
 	if !allowed.all && allowed.client != q.client {
-		return denied(http.StatusNotFound, "Unknown quote")
+		return resourceError(http.StatusNotFound, "Unknown quote")
 	}
-	answer(w, http.StatusOK, q)
+	writeJSON(w, http.StatusOK, q)
 	return nil
 }

@@ -23,32 +23,38 @@ const (
 	defaultTokenLifetime = 10 * time.Minute
 	defaultWait          = 5 * time.Second
 
-	// idleTimeout is what Node.js, and so Rafiki, closes idle connections after (http.Server.keepAliveTimeout).
+	// idleTimeout is what Node.js, and so Rafiki, closes idle connections after
+	// (http.Server.keepAliveTimeout).
 	idleTimeout = 5 * time.Second
 )
 
-// Options say how a sandbox is to be. The zero value is a sandbox on a free port of 127.0.0.1.
+// Options configure a sandbox. The zero value is a sandbox on a free port of 127.0.0.1.
 type Options struct {
-	// Addr is the host and port to listen on, "127.0.0.1:0" if empty. A host that is not loopback is refused.
+	// Addr is the host and port to listen on, "127.0.0.1:0" if empty. A host that is not loopback
+	// is refused.
 	Addr string
-	// Now is the clock that tokens, waits, interactions, quotes and intervals live by, time.Now if nil.
+	// Now is the clock for tokens, waits, interactions, quotes, intervals and cached key sets;
+	// time.Now if nil.
 	Now func() time.Time
-	// TokenLifetime is what an access token lives, in whole seconds; 10 minutes if zero.
+	// TokenLifetime is the lifetime of an access token, in whole seconds; 10 minutes if zero.
 	TokenLifetime time.Duration
-	// Wait is what a client must let pass between two calls to a continue URI, in whole seconds; 5 seconds if zero.
+	// Wait is how long a client must wait between two requests to a continue URI, in whole seconds;
+	// 5 seconds if zero.
 	Wait time.Duration
-	// TLS serves https with a certificate that signs itself, over HTTP/1.1 and HTTP/2; see Server.CertificatePEM.
+	// TLS serves https with a self-signed certificate, over HTTP/1.1 and HTTP/2; see
+	// Server.CertificatePEM.
 	TLS bool
-	// Dialect is how the servers differ from others; see Server.SetDialect.
+	// Dialect is the dialect to start with; see Server.SetDialect.
 	Dialect Dialect
-	// Wrap, if set, wraps the whole handler: a test can record requests, change answers or hang. Count counts before it.
+	// Wrap, if set, wraps the whole handler: a test can record requests, change answers or hang.
+	// Count counts before it.
 	Wrap func(http.Handler) http.Handler
-	// Logger gets one line per request, with its operation and the answer's status. It never gets a token, an id or
-	// a URL of a grant. Null if nil.
+	// Logger gets one line per request, with its operation and the answer's status. It never gets a
+	// token, an id or a URL of a grant. Null if nil.
 	Logger hclog.Logger
 }
 
-// Server is a running sandbox. Its methods may be called from several goroutines.
+// Server is a running sandbox. Its methods are safe for concurrent use.
 type Server struct {
 	origin        string
 	now           func() time.Time
@@ -68,15 +74,15 @@ type Server struct {
 
 	http    *http.Server
 	fetcher *http.Client
-	// running ends when the server closes. Work for a request hangs on it and not on the request: a real server does
-	// what it was asked for although the client has hung up.
+	// running ends when the server closes. Work for a request hangs on it and not on the request: a
+	// real server does what it was asked for although the client has hung up.
 	running context.Context
 	stop    context.CancelFunc
 	served  chan struct{}
 	closing sync.Once
 }
 
-// Start listens and serves until Close.
+// Start starts a sandbox, which serves until Close.
 func Start(o Options) (*Server, error) {
 	if err := o.complete(); err != nil {
 		return nil, err
@@ -101,7 +107,7 @@ func Start(o Options) (*Server, error) {
 		handler = o.Wrap(handler)
 	}
 	s.http = &http.Server{
-		Handler:           s.renaming(s.counting(handler)),
+		Handler:           s.resolvingAliases(s.countingRequests(handler)),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       idleTimeout,
 		ConnContext:       withConnection,
@@ -115,7 +121,7 @@ func Start(o Options) (*Server, error) {
 	return s, nil
 }
 
-// secureWith sets up TLS, if it is wanted, for what is served and for the sandbox's requests to itself.
+// secureWith sets up TLS, if wanted, for the server and for the sandbox's requests to itself.
 func (s *Server) secureWith(wanted bool) error {
 	if !wanted {
 		s.fetcher = newFetcher(nil)
@@ -150,7 +156,7 @@ func (s *Server) serve(listener net.Listener) {
 	}
 }
 
-// complete fills in the defaults and refuses what cannot be.
+// complete fills in the defaults and returns an error for values that are not allowed.
 func (o *Options) complete() error {
 	if o.Addr == "" {
 		o.Addr = "127.0.0.1:0"
@@ -171,7 +177,8 @@ func (o *Options) complete() error {
 	if o.Wait == 0 {
 		o.Wait = defaultWait
 	}
-	// Both are told to clients as whole numbers of seconds ("expires_in" and "wait" of the OpenAPI document).
+	// Both are told to clients as whole numbers of seconds ("expires_in" and "wait" of the OpenAPI
+	// document).
 	if o.TokenLifetime < time.Second || o.TokenLifetime%time.Second != 0 {
 		return fmt.Errorf("a token's lifetime must be a whole number of seconds, not %s", o.TokenLifetime)
 	}
@@ -184,43 +191,45 @@ func (o *Options) complete() error {
 	return o.Dialect.check()
 }
 
-// URL is the origin of everything that the sandbox serves: scheme, host and port, no path.
+// URL returns the origin of everything that the sandbox serves: scheme, host and port, no path.
 func (s *Server) URL() string { return s.origin }
 
-// CertificatePEM is the certificate to trust if Options.TLS is set, in PEM; nil otherwise.
+// CertificatePEM returns the certificate to trust, in PEM, if Options.TLS is set; nil otherwise.
 func (s *Server) CertificatePEM() []byte { return s.certificate }
 
-// WalletAddress is the URL of the wallet address with that name: "alice" (the owner), "shop" (the merchant) or
-// "client" (the client).
+// WalletAddress returns the URL of the wallet address with that name: "alice" (the owner), "shop"
+// (the merchant) or "client" (the client).
 func (s *Server) WalletAddress(name string) string { return s.origin + "/" + name }
 
-// AuthServer is the URL of the grant endpoint, as wallet addresses name it.
+// AuthServer returns the URL of the grant endpoint, as the wallet documents name it.
 func (s *Server) AuthServer() string { return s.origin + authPath }
 
-// ResourceServer is the base URL of the resource server, as wallet addresses name it.
+// ResourceServer returns the base URL of the resource server, as the wallet documents name it.
 func (s *Server) ResourceServer() string { return s.origin + resourcePath }
 
-// PublishKey adds a public key to the client's key set, or replaces the one with that key id.
+// PublishKey adds a public key to the client's key set, or replaces the key that has the same key
+// id.
 func (s *Server) PublishKey(kid string, key ed25519.PublicKey) { s.keys.publish(newJWK(kid, key)) }
 
-// PublishRawKey adds a key as it is written, any JSON value, next to the others: those whom a wallet shares a key set
-// with may write theirs in odd ways. UnpublishKeys and SetClientKeys take it away.
+// PublishRawKey adds any JSON value to the client's key set, before the keys that are there.
+// Clients that share a key set may write their keys in odd forms. UnpublishKeys and SetClientKeys
+// remove it.
 func (s *Server) PublishRawKey(key string) { s.keys.publishRaw(json.RawMessage(key)) }
 
 // UnpublishKeys empties the client's key set.
 func (s *Server) UnpublishKeys() { s.keys.replace(nil) }
 
-// Live reports whether the resource server accepts this access token value now.
+// Live reports whether the resource server accepts this access token now.
 func (s *Server) Live(token string) bool {
 	_, ok := s.store.introspect(token, s.now())
 	return ok
 }
 
-// LiveTokens is how many access tokens are accepted now.
+// LiveTokens returns how many access tokens the resource server accepts now.
 func (s *Server) LiveTokens() int { return s.store.liveTokens(s.now()) }
 
-// Close ends the server with all its connections and delays. It may be called more than once. It does not wait for
-// requests that hang in Options.Wrap.
+// Close stops the server and ends all its connections and delays. It may be called more than once.
+// It does not wait for requests that block in Options.Wrap.
 func (s *Server) Close() {
 	s.closing.Do(func() {
 		s.stop()

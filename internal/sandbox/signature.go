@@ -19,36 +19,36 @@ import (
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/ecmascript"
 )
 
-// maxBody is how much of a request's body is read.
+// maxBody is how much of a request's body is read, in bytes.
 const maxBody = 1 << 20
 
-// content is a request's body as the servers see it: parsed.
+// content is a request's body after parsing.
 type content struct {
 	present bool
 	json    string // in normal form; {} if there was none
 }
 
-// readContent reads the body. What it refuses, a real server's body parser refuses before anything else looks at the
-// request.
+// readContent reads the body. What it rejects, the body parser of a real server rejects before
+// anything else looks at the request.
 func readContent(r *http.Request) (content, error) {
 	raw, err := io.ReadAll(r.Body)
 	if err != nil {
-		return content{}, plain(http.StatusBadRequest, "the body could not be read")
+		return content{}, textError(http.StatusBadRequest, "the body could not be read")
 	}
 	if len(raw) == 0 {
 		return content{json: "{}"}, nil
 	}
 	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {
-		return content{}, mismatch(http.StatusUnsupportedMediaType, "the body must be application/json")
+		return content{}, schemaError(http.StatusUnsupportedMediaType, "the body must be application/json")
 	}
 	normal, err := ecmascript.Normal(raw)
 	if err != nil || (normal[0] != '{' && normal[0] != '[') {
-		return content{}, plain(http.StatusBadRequest, "the body is not a JSON object or array")
+		return content{}, textError(http.StatusBadRequest, "the body is not a JSON object or array")
 	}
 	return content{present: true, json: normal}, nil
 }
 
-// signature is a request's signature (RFC 9421), read but not yet verified.
+// signature is a request's signature (RFC 9421) before it is verified.
 type signature struct {
 	keyID string // empty if the parameters name none
 	base  []byte
@@ -57,9 +57,9 @@ type signature struct {
 
 var errSignatureForm = errors.New("the signature headers are not well-formed or do not cover what they must")
 
-// readSignature checks all of the signature that can be checked without the key: that there is exactly one, labelled
-// sig1; that it covers the method, the target, the authorization if there is one and the digest of the body if there is
-// one; and that the digest is right.
+// readSignature checks what can be checked without the key: that there is exactly one signature,
+// labelled sig1; that it covers the method, the target, the authorization (if there is one) and the
+// digest of the body (if there is one); and that the digest is correct.
 func readSignature(r *http.Request, body content) (*signature, error) {
 	list, err := inputList(r.Header)
 	if err != nil {
@@ -89,7 +89,7 @@ func readSignature(r *http.Request, body content) (*signature, error) {
 	return &signature{keyID: id, base: base, value: value}, nil
 }
 
-// inputList reads Signature-Input.
+// inputList parses Signature-Input.
 func inputList(header http.Header) (httpsfv.InnerList, error) {
 	dictionary, err := httpsfv.UnmarshalDictionary(header.Values("Signature-Input"))
 	if err != nil || !slices.Equal(dictionary.Names(), []string{"sig1"}) {
@@ -100,8 +100,8 @@ func inputList(header http.Header) (httpsfv.InnerList, error) {
 	if !ok {
 		return httpsfv.InnerList{}, errSignatureForm
 	}
-	// Servers of today read the header by splitting it at each semicolon, so only the canonical serialization will do:
-	// with a space after a semicolon they do not find the key id.
+	// Today's servers split the header at each semicolon and do not find the key id after a
+	// semicolon and a space, so only the canonical serialization works.
 	canonical, err := httpsfv.Marshal(dictionary)
 	if err != nil || canonical != header.Get("Signature-Input") {
 		return httpsfv.InnerList{}, errSignatureForm
@@ -112,7 +112,7 @@ func inputList(header http.Header) (httpsfv.InnerList, error) {
 	return list, nil
 }
 
-// signatureValue reads Signature.
+// signatureValue parses Signature.
 func signatureValue(header http.Header) ([]byte, error) {
 	dictionary, err := httpsfv.UnmarshalDictionary(header.Values("Signature"))
 	if err != nil || !slices.Equal(dictionary.Names(), []string{"sig1"}) {
@@ -130,8 +130,9 @@ func signatureValue(header http.Header) ([]byte, error) {
 	return value, nil
 }
 
-// coversEnough is what RFC 9635 section 7.3.1 asks for. A digest where there is no body is refused: servers see an empty
-// object there, whose digest is not that of nothing.
+// coversEnough reports whether a signature covers what RFC 9635 section 7.3.1 asks for. A digest
+// without a body is rejected: servers see an empty object there, whose digest is not that of an
+// empty body.
 func coversEnough(covered []string, r *http.Request, body content) bool {
 	if !slices.Contains(covered, "@method") || !slices.Contains(covered, "@target-uri") {
 		return false
@@ -150,7 +151,8 @@ func coversEnough(covered []string, r *http.Request, body content) bool {
 		isDigest(r.Header.Values("Content-Digest"), body.json)
 }
 
-// isDigest reports whether a Content-Digest (RFC 9530) is right, in all the algorithms that it names.
+// isDigest reports whether a Content-Digest (RFC 9530) is correct in all the algorithms that it
+// names.
 func isDigest(header []string, text string) bool {
 	dictionary, err := httpsfv.UnmarshalDictionary(header)
 	if err != nil || len(dictionary.Names()) == 0 {
@@ -180,7 +182,7 @@ func isDigest(header []string, text string) bool {
 	return true
 }
 
-// signatureBase is what was signed (RFC 9421 section 2.5).
+// signatureBase returns the bytes that were signed (RFC 9421 section 2.5).
 func signatureBase(covered []string, r *http.Request) ([]byte, error) {
 	var base bytes.Buffer
 	for _, name := range covered {
@@ -202,7 +204,8 @@ func signatureBase(covered []string, r *http.Request) ([]byte, error) {
 	return base.Bytes(), nil
 }
 
-// targetURI is the URI that a request was sent to, byte for byte: nothing is decoded, cleaned or put in lower case.
+// targetURI returns the URI to which a request was sent, byte for byte: nothing is decoded, cleaned
+// or lower-cased.
 func targetURI(r *http.Request) string {
 	scheme := "http://"
 	if r.TLS != nil {
@@ -214,7 +217,7 @@ func targetURI(r *http.Request) string {
 	return scheme + r.Host + r.RequestURI
 }
 
-// isBy reports whether the owner of the key has signed.
-func (s *signature) isBy(key ed25519.PublicKey) bool {
+// isSignedWith reports whether the key's owner made the signature.
+func (s *signature) isSignedWith(key ed25519.PublicKey) bool {
 	return ed25519.Verify(key, s.base, s.value)
 }

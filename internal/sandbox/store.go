@@ -12,24 +12,24 @@ import (
 	"github.com/hashicorp/go-uuid"
 )
 
-// forgetAfter is how long after its end a token can still be rotated. Then Rafiki deletes it.
+// forgetAfter is how long after it expired a token can still be rotated. Then Rafiki deletes it.
 const forgetAfter = 30 * 24 * time.Hour
 
-// grantState is how far a grant has come. A cancelled grant is not kept.
+// grantState is the state of a grant. Cancelled grants are not kept.
 type grantState int
 
 const (
-	statePending  grantState = iota // its owner has not been asked yet
-	stateApproved                   // a token can be had at the continue URI
-	stateIssued                     // and has been
-	stateRejected                   // its owner has declined
+	statePending  grantState = iota // the owner has not decided
+	stateApproved                   // the continue URI returns a token
+	stateIssued                     // the continue URI has returned a token
+	stateRejected                   // the owner declined
 )
 
 // grant is what a client was granted.
 type grant struct {
 	client        client
 	access        []json.RawMessage
-	interaction   *interaction // nil if its owner need not be asked
+	interaction   *interaction // nil if the grant needs no consent
 	state         grantState
 	hasFinish     bool // the client wants to be called back, and so cannot poll
 	continueID    string
@@ -37,7 +37,8 @@ type grant struct {
 	continued     time.Time // when the last wait began
 }
 
-// token is one access token of a grant. Those that were rotated, revoked or cancelled are not kept; expired ones are.
+// token is one access token of a grant. Tokens that were rotated, revoked or cancelled are not
+// kept; expired ones are.
 type token struct {
 	grant    *grant
 	value    string
@@ -45,7 +46,8 @@ type token struct {
 	expires  time.Time
 }
 
-// store holds grants and tokens. One lock for all makes each change one step, as a database's transaction does.
+// store holds grants and tokens. One lock for all makes each change atomic, as a database
+// transaction does.
 type store struct {
 	mu           sync.Mutex
 	grants       map[string]*grant       // by continue id
@@ -61,7 +63,7 @@ func newStore() store {
 	}
 }
 
-// newSecret is a value that nobody can guess: 130 bits.
+// newSecret returns a value of 130 random bits.
 func newSecret() string { return rand.Text() }
 
 func newID() string {
@@ -72,7 +74,7 @@ func newID() string {
 	return id
 }
 
-// add keeps a new grant.
+// add stores a new grant.
 func (s *store) add(g *grant) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -80,7 +82,7 @@ func (s *store) add(g *grant) {
 	s.grants[g.continueID] = g
 }
 
-// byContinuation finds a grant by what its client was given to continue it with: both must fit.
+// byContinuation finds a grant by its continue id and continue token, both of which must match.
 func (s *store) byContinuation(id, continueToken string) (*grant, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -88,14 +90,14 @@ func (s *store) byContinuation(id, continueToken string) (*grant, bool) {
 	return g, ok && g.continueToken == continueToken
 }
 
-// continuation is what a grant's client is given to continue it with.
+// continuation returns the continue id and continue token of a grant.
 func (s *store) continuation(g *grant) (id, continueToken string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return g.continueID, g.continueToken
 }
 
-// renewContinuation replaces what a grant is continued with, unless the grant was cancelled.
+// renewContinuation replaces the continue id and continue token, unless the grant was cancelled.
 func (s *store) renewContinuation(g *grant) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -107,7 +109,7 @@ func (s *store) renewContinuation(g *grant) {
 	s.grants[g.continueID] = g
 }
 
-// issue gives a grant one more token.
+// issue adds a token to a grant.
 func (s *store) issue(g *grant, expires time.Time) *token {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -125,7 +127,7 @@ func (s *store) dropLocked(t *token) {
 	delete(s.byValue, t.value)
 }
 
-// byManageID finds a token that can be rotated or revoked: one that lives or has expired.
+// byManageID finds a token that can be rotated or revoked, whether live or expired.
 func (s *store) byManageID(id string, now time.Time) (*token, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -148,14 +150,15 @@ func (s *store) rotate(old *token, expires time.Time) (*token, bool) {
 	return s.issueLocked(old.grant, expires), true
 }
 
-// revoke ends a token. If a rotation was faster, the token that replaced it lives on: so it is at Rafiki.
+// revoke ends a token. As at Rafiki, if a rotation was faster, the token that replaced this one
+// stays live.
 func (s *store) revoke(t *token) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.dropLocked(t)
 }
 
-// cancel ends a grant with all its tokens. It reports false if that has been done.
+// cancel ends a grant with all its tokens. It reports false if the grant was already cancelled.
 func (s *store) cancel(g *grant) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -180,7 +183,8 @@ var (
 	errDone          = errors.New("the owner has declined, or the grant's token was issued")
 )
 
-// poll continues a grant without an interaction reference. It gives a token, or nil while the owner has not decided.
+// poll continues a grant without an interaction reference. It returns a token, or nil while the
+// owner has not decided.
 func (s *store) poll(g *grant, now time.Time, wait, lifetime time.Duration) (*token, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -202,7 +206,7 @@ func (s *store) poll(g *grant, now time.Time, wait, lifetime time.Duration) (*to
 	}
 }
 
-// introspect finds a token by its value if it is accepted now.
+// introspect finds a token by its value and reports whether the token is live.
 func (s *store) introspect(value string, now time.Time) (*token, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -11,43 +11,44 @@ import (
 
 var errNotUUID = errors.New("the manage id is not a uuid")
 
-// openToken finds the token that a rotation or revocation is about and verifies that its client has signed. The value in
-// the Authorization header is not looked at: the manage URL and the client's key are what counts.
-func (s *Server) openToken(r *http.Request) (*token, error) {
-	sig, err := s.open(r, nil)
+// authorizeToken finds the token that a rotation or revocation is about and verifies that its
+// client signed the request. It ignores the token in the Authorization header: the manage URL and
+// the client's key are the credential.
+func (s *Server) authorizeToken(r *http.Request) (*token, error) {
+	sig, err := s.readSigned(r, nil)
 	if err != nil {
 		return nil, err
 	}
 	id := r.PathValue("id")
 	if _, err := uuid.ParseUUID(id); err != nil {
-		// Rafiki asks its database for the id as it is, and the database fails: 500, text/plain.
+		// Rafiki passes the id to its database unchecked, and the database fails: 500, text/plain.
 		return nil, errNotUUID
 	}
 	t, ok := s.store.byManageID(id, s.now())
 	if !ok {
-		return nil, refused(http.StatusUnauthorized, codeInvalidClient, "invalid access token")
+		return nil, codedError(http.StatusUnauthorized, codeInvalidClient, "invalid access token")
 	}
 	return t, s.verify(sig, t.grant.client)
 }
 
 // rotateToken serves post-token of the OpenAPI document.
 func (s *Server) rotateToken(w http.ResponseWriter, r *http.Request) error {
-	old, err := s.openToken(r)
+	old, err := s.authorizeToken(r)
 	if err != nil {
 		return err
 	}
 	fresh, err := s.rotate(databaseOf(r), old)
 	if err != nil {
-		// Rafiki tells whatever goes wrong in its database from here on as a rotation that cannot be.
-		return refused(http.StatusNotFound, codeInvalidRotation, err.Error())
+		// Rafiki reports every database error from here on as an invalid rotation.
+		return codedError(http.StatusNotFound, codeInvalidRotation, err.Error())
 	}
-	answer(w, http.StatusOK, grantAnswer{AccessToken: s.describeToken(fresh)})
+	writeJSON(w, http.StatusOK, grantAnswer{AccessToken: s.describeToken(fresh)})
 	return nil
 }
 
 var errRotated = errors.New("invalid access token")
 
-// rotate replaces a token, if the database lets it.
+// rotate replaces a token, subject to the state of the database.
 func (s *Server) rotate(d database, old *token) (fresh *token, err error) {
 	if d.readOnly {
 		return nil, errReadOnly
@@ -56,13 +57,13 @@ func (s *Server) rotate(d database, old *token) (fresh *token, err error) {
 	work := func() { fresh, ok = s.store.rotate(old, s.now().Add(s.tokenLifetime)) }
 	switch {
 	case d.killed:
-		err = errLostHalfWay
+		err = errHalfRotated
 	case d.pool != nil:
 		err = d.pool.rotate(s, d.arrive, work)
 	default:
 		work()
 	}
-	if errors.Is(err, errLostHalfWay) {
+	if errors.Is(err, errHalfRotated) {
 		s.store.revoke(old)
 	}
 	if err != nil {
@@ -76,7 +77,7 @@ func (s *Server) rotate(d database, old *token) (fresh *token, err error) {
 
 // revokeToken serves delete-token of the OpenAPI document.
 func (s *Server) revokeToken(w http.ResponseWriter, r *http.Request) error {
-	t, err := s.openToken(r)
+	t, err := s.authorizeToken(r)
 	if err != nil {
 		return err
 	}

@@ -308,7 +308,8 @@ func TestRaces(t *testing.T) {
 			<-arrived
 			go func() { r, _ := w.try(row.second(w, g)); second <- r }()
 			<-arrived
-			// Both have found the token. Which fetch is released first is not known, so either may be the faster.
+			// Both have found the token. Which fetch is released first is not known, so either may
+			// be the faster.
 			release <- struct{}{}
 			release <- struct{}{}
 			got := []int{(<-first).status, (<-second).status}

@@ -23,7 +23,7 @@ const (
 	clientKeysPath = "/" + clientName + "/jwks.json"
 )
 
-// walletNames are the wallet addresses and their public names.
+// walletNames maps the wallet addresses to their public names.
 var walletNames = map[string]string{"alice": "Alice", "shop": "Shop", clientName: "Client"}
 
 // isWallet reports whether a URL is, byte for byte, one of the sandbox's wallet addresses.
@@ -35,7 +35,7 @@ func (s *Server) isWallet(url string) bool {
 // walletDocument serves get-wallet-address of the OpenAPI document.
 func (s *Server) walletDocument(w http.ResponseWriter, r *http.Request) error {
 	name := strings.TrimPrefix(r.URL.Path, "/")
-	answer(w, http.StatusOK, struct {
+	writeJSON(w, http.StatusOK, struct {
 		ID             string `json:"id"`
 		PublicName     string `json:"publicName"`
 		AssetCode      string `json:"assetCode"`
@@ -52,27 +52,28 @@ func (s *Server) walletKeys(w http.ResponseWriter, r *http.Request) error {
 	if r.URL.Path == clientKeysPath {
 		keys = s.keys.all()
 	}
-	answer(w, http.StatusOK, struct {
+	writeJSON(w, http.StatusOK, struct {
 		Keys []any `json:"keys"`
 	}{keys})
 	return nil
 }
 
-// putClientKeys sets the client's key set. It is not part of Open Payments: wallets have a page for it.
+// putClientKeys sets the client's key set. The request is not part of Open Payments: real wallets
+// have a page for this.
 func (s *Server) putClientKeys(w http.ResponseWriter, r *http.Request) error {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
-		return plain(http.StatusBadRequest, "the body could not be read")
+		return textError(http.StatusBadRequest, "the body could not be read")
 	}
 	if err := s.SetClientKeys(body); err != nil {
-		return plain(http.StatusBadRequest, err.Error()+"\n")
+		return textError(http.StatusBadRequest, err.Error()+"\n")
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
 
-// SetClientKeys replaces the client's key set with a JSON Web Key Set (RFC 7517) of Ed25519 public keys. Nothing is
-// changed if it returns an error, which never holds a part of the set.
+// SetClientKeys replaces the client's key set with a JSON Web Key Set (RFC 7517) of Ed25519 public
+// keys. If it returns an error, nothing has changed; the error never contains a part of the set.
 func (s *Server) SetClientKeys(jwks []byte) error {
 	var set struct {
 		Keys []struct {
@@ -104,10 +105,10 @@ func (s *Server) SetClientKeys(jwks []byte) error {
 type keySet struct {
 	mu   sync.Mutex
 	keys []jwk
-	raw  []json.RawMessage // somebody else's, as they are written
+	raw  []json.RawMessage // in odd forms, before the others
 }
 
-// all returns the raw keys first, so that a reader meets them.
+// all returns all keys, raw ones first, so that a reader comes across them.
 func (k *keySet) all() []any {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -20,13 +20,15 @@ var grantCases = map[string]func(s *suite){
 		}
 	},
 	"outgoing payments need interaction": func(s *suite) {
-		s.want(s.ask(s.right("outgoing-payment", nil), nil), 400, "invalid_request", "missing required request field 'interact'")
+		s.want(s.ask(s.right("outgoing-payment", nil), nil),
+			400, "invalid_request", "missing required request field 'interact'")
 		s.cancel(s.pending(byRedirect()))
 		s.cancel(s.pending(byPolling()))
 	},
 	"one amount only": func(s *suite) {
 		both := map[string]any{"debitAmount": amount("1"), "receiveAmount": amount("1")}
-		s.want(s.ask(s.right("outgoing-payment", both), byPolling()), 400, "invalid_request", "only one access amount allowed")
+		s.want(s.ask(s.right("outgoing-payment", both), byPolling()),
+			400, "invalid_request", "only one access amount allowed")
 	},
 	"schema errors have no code": func(s *suite) {
 		s.want(s.ask(map[string]any{"type": "incoming-payment"}, nil), 400, "", "")
@@ -38,7 +40,9 @@ var grantCases = map[string]func(s *suite){
 	},
 	"bodies as JavaScript writes them": func(s *suite) {
 		body := map[string]any{
-			"client": s.Client, "access_token": map[string]any{"access": []any{s.right("incoming-payment", nil)}}, "note": "a&b",
+			"client":       s.Client,
+			"access_token": map[string]any{"access": []any{s.right("incoming-payment", nil)}},
+			"note":         "a&b",
 		}
 		text := inJSON(s, body)
 		a := s.do(s.request(http.MethodPost, s.AuthServer, "", text), s.sdk.DoSigned)

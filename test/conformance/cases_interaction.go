@@ -15,7 +15,7 @@ var interactionCases = map[string]func(s *suite){
 		s.waitOut()
 		s.want(s.proceed(a, "another"), 404, "invalid_continuation", "")
 		s.waitOut()
-		done := s.proceed(a, ref) // it was not used up by being too early
+		done := s.proceed(a, ref) // sending it too early did not use it up
 		s.token(done)
 		if done.Continue == nil || done.Continue.URI != a.Continue.URI || done.Continue.Wait != nil {
 			s.Error("want continue unchanged, without wait")

@@ -49,15 +49,17 @@ var tokenCases = map[string]func(s *suite){
 	},
 	"unsigned": func(s *suite) {
 		a := s.granted()
-		s.want(s.do(s.request(http.MethodPost, a.Token.Manage, a.Token.Value, nil), http.DefaultClient.Do), 401, "invalid_client", "invalid signature headers")
+		unsigned := s.request(http.MethodPost, a.Token.Manage, a.Token.Value, nil)
+		s.want(s.do(unsigned, http.DefaultClient.Do), 401, "invalid_client", "invalid signature headers")
 		s.token(s.rotate(a))
 		s.cancel(a)
 	},
 	"signed with a key that is not published": func(s *suite) {
 		a := s.granted()
 		s.want(s.as(s.KeyID, s.newKey()).rotate(a), 401, "invalid_client", "invalid signature")
-		s.want(s.as("another-key-of-the-suite", s.newKey()).rotate(a), 400, "invalid_client", "could not determine client")
-		fresh := s.rotate(a) // nothing has happened to it
+		s.want(s.as("another-key-of-the-suite", s.newKey()).rotate(a),
+			400, "invalid_client", "could not determine client")
+		fresh := s.rotate(a) // it was not affected
 		s.token(fresh)
 		s.want(s.as(s.KeyID, s.newKey()).rotate(a), 401, "invalid_client", "invalid access token")
 		s.cancel(a)
@@ -77,10 +79,10 @@ var tokenCases = map[string]func(s *suite){
 		all.Wait()
 		done := 0
 		for _, one := range answers {
-			switch {
-			case one.status == 200:
+			switch one.status {
+			case 200:
 				done++
-			case one.status == 404:
+			case 404:
 				s.want(one, 404, "invalid_rotation", "invalid access token")
 			default:
 				s.want(one, 401, "invalid_client", "invalid access token")
@@ -107,13 +109,13 @@ var tokenCases = map[string]func(s *suite){
 		s.token(s.rotate(a))
 		s.cancel(a)
 	},
-	"a new key while the server keeps the key set": func(s *suite) {
+	"a new key while the server caches the key set": func(s *suite) {
 		if s.Publish == nil || s.KeysKept == 0 {
 			return
 		}
 		s.Publish("other", s.newKey().Public().(ed25519.PublicKey))
 		s.Pass(s.KeysKept + time.Second)
-		a := s.granted() // the key set is kept from now on
+		a := s.granted() // the server caches the key set from now on
 		replaced, added := s.newKey(), s.newKey()
 		s.Publish("other", replaced.Public().(ed25519.PublicKey))
 		s.Publish("added", added.Public().(ed25519.PublicKey))

@@ -26,10 +26,10 @@ import (
 const (
 	Accept  = "accept"
 	Decline = "decline"
-	Leave   = "leave" // go on to the finish without deciding
+	Leave   = "leave" // go to the finish page without deciding
 )
 
-// Server is the server that is looked at, and who looks at it.
+// Server is the server under test and the client that tests it.
 type Server struct {
 	AuthServer string // the grant endpoint
 	Owner      string // wallet address of the owner
@@ -37,38 +37,36 @@ type Server struct {
 	KeyID      string
 	PrivateKey string // PEM, PKCS#8
 
-	// Decide is the owner, who opens interact.redirect. It answers where the
-	// browser is sent to in the end; empty where the client has no finish URI.
+	// Decide acts as the owner, who opens interact.redirect. It returns the URL to which the
+	// browser is redirected in the end, or an empty string if the client has no finish URI.
 	Decide func(interactURL, decision string) (location string, err error)
-	// Pass lets time pass: it sleeps, or moves the server's clock.
+	// Pass lets time pass: it sleeps or moves the server's clock.
 	Pass func(time.Duration)
-	// InteractionLife is how long the server waits for its owner; zero leaves out the cases of an
-	// interaction that expires.
+	// InteractionLife is how long the server waits for an owner. Zero skips the cases that need it.
 	InteractionLife time.Duration
-	// ReadOnly makes the server's database read-only, or ends that; nil leaves out the cases that
+	// ReadOnly makes the server's database read-only, or writable again. Nil skips the cases that
 	// need it.
 	ReadOnly func(on bool)
-	// Publish publishes a key of the client, in place of one with the same key id, and KeysKept is
-	// how long the server keeps a key set once it was fetched; nil or zero leave out the cases that
-	// need them.
+	// Publish publishes a key of the client and replaces the one with the same key id; KeysKept is
+	// how long the server caches a key set. Nil or zero skips the cases that need them.
 	Publish  func(keyID string, public ed25519.PublicKey)
 	KeysKept time.Duration
 }
 
-// finishURI has parameters that a server sets, and others in a spelling of their own.
+// finishURI has parameters that servers set, and others that servers serialize differently.
 const (
 	finishURI  = finishPage + "?a=1&b=%20x~&hash=its-own&result=its-own&c"
 	finishPage = "https://client.example/back"
 )
 
-// suite is one case's view of the server.
+// suite is what one case works with.
 type suite struct {
 	*testing.T
 	Server
 	sdk *openpayments.AuthenticatedClient
 }
 
-// answer is what the suite reads in the server's answers.
+// answer is what the suite reads of an answer.
 type answer struct {
 	status int
 	header http.Header
@@ -102,7 +100,7 @@ func Run(t *testing.T, s Server) {
 	}
 }
 
-// send sends a signed request. Secrets of the answer are never printed.
+// send sends a signed request. The suite never prints secrets of an answer.
 func (s *suite) send(method, target, token string, body any) answer {
 	s.Helper()
 	var text []byte
@@ -112,7 +110,8 @@ func (s *suite) send(method, target, token string, body any) answer {
 	return s.do(s.request(method, target, token, text), s.sdk.DoSigned)
 }
 
-// inJSON is a value as JavaScript writes it, which is what servers compute the digest of.
+// inJSON returns a value as JavaScript serializes it, because that is what servers compute the
+// digest of.
 func inJSON(s *suite, value any) []byte {
 	s.Helper()
 	var text bytes.Buffer
@@ -170,7 +169,7 @@ func readAnswer(resp *http.Response) answer {
 	return a
 }
 
-// as is the same client with another key or key id.
+// as returns the suite for the same client with another key or key id.
 func (s *suite) as(keyID string, key ed25519.PrivateKey) *suite {
 	s.Helper()
 	der, err := x509.MarshalPKCS8PrivateKey(key)
@@ -185,7 +184,7 @@ func (s *suite) as(keyID string, key ed25519.PrivateKey) *suite {
 	return &suite{s.T, s.Server, sdk}
 }
 
-// newKey is a key that is not published.
+// newKey returns a key that is not published.
 func (s *suite) newKey() ed25519.PrivateKey {
 	s.Helper()
 	_, key, err := ed25519.GenerateKey(nil)
@@ -224,7 +223,7 @@ func (s *suite) ask(right, interact map[string]any) answer {
 	return s.askAs(map[string]any{"walletAddress": s.Client}, right, interact)
 }
 
-// askAs sends a grant request in which the client is named in some form.
+// askAs sends a grant request that names the client in the given form.
 func (s *suite) askAs(client any, right, interact map[string]any) answer {
 	s.Helper()
 	body := map[string]any{"client": client, "access_token": map[string]any{"access": []any{right}}}
@@ -237,7 +236,8 @@ func (s *suite) askAs(client any, right, interact map[string]any) answer {
 const clientNonce = "a-nonce-of-the-client"
 
 func byRedirect() map[string]any {
-	return map[string]any{"start": []string{"redirect"}, "finish": map[string]any{"method": "redirect", "uri": finishURI, "nonce": clientNonce}}
+	finish := map[string]any{"method": "redirect", "uri": finishURI, "nonce": clientNonce}
+	return map[string]any{"start": []string{"redirect"}, "finish": finish}
 }
 
 func byPolling() map[string]any { return map[string]any{"start": []string{"redirect"}} }
@@ -247,7 +247,8 @@ func (s *suite) pending(interact map[string]any) answer {
 	s.Helper()
 	a := s.ask(s.right("outgoing-payment", map[string]any{"debitAmount": amount("500")}), interact)
 	s.want(a, 200, "", "")
-	if a.Token != nil || a.Interact == nil || a.Interact.Redirect == "" || a.Interact.Finish == "" || a.Continue == nil || a.Continue.Wait == nil {
+	if a.Token != nil || a.Interact == nil || a.Interact.Redirect == "" || a.Interact.Finish == "" ||
+		a.Continue == nil || a.Continue.Wait == nil {
 		s.Fatal("want interact with redirect and finish, and continue with wait")
 	}
 	return a
@@ -267,7 +268,7 @@ func (s *suite) cancel(a answer) answer {
 	return s.send(http.MethodDelete, a.Continue.URI, a.Continue.Token.Value, nil)
 }
 
-// decide is the owner, and answers the query of the URL that the browser is sent to.
+// decide acts as the owner and returns the query of the URL to which the browser is redirected.
 func (s *suite) decide(a answer, decision string) url.Values {
 	s.Helper()
 	location, err := s.Decide(a.Interact.Redirect, decision)
@@ -278,13 +279,13 @@ func (s *suite) decide(a answer, decision string) url.Values {
 	if err != nil || location != "" && !strings.HasPrefix(location, finishPage+"?") {
 		s.Fatal("the browser is not sent to the finish URI")
 	}
-	if query := u.RawQuery; location != "" && !strings.HasPrefix(query, "a=1&b=+x%7E&hash=") || strings.Contains(query, "&c&") {
+	if location != "" && (!strings.HasPrefix(u.RawQuery, "a=1&b=+x%7E&hash=") || strings.Contains(u.RawQuery, "&c&")) {
 		s.Error("the finish URI's own query is not there, or not written anew")
 	}
 	return u.Query()
 }
 
-// only is the one value of a parameter: servers replace those of the finish URI and add none.
+// only returns the one value of a parameter, because servers replace those of the finish URI.
 func (s *suite) only(query url.Values, name string) string {
 	s.Helper()
 	if len(query[name]) > 1 {
@@ -293,8 +294,8 @@ func (s *suite) only(query url.Values, name string) string {
 	return query.Get(name)
 }
 
-// wantResult checks how the server says that there is no consent: with a result and, but for one, a
-// message, and with nothing that a consent has.
+// wantResult checks that the redirect has a result and no hash, and a message unless the owner
+// declined.
 func (s *suite) wantResult(query url.Values, result string) {
 	s.Helper()
 	if s.only(query, "result") != result || query.Get("interact_ref") != "" || query.Get("hash") != "its-own" {
@@ -343,11 +344,12 @@ func (s *suite) dead(a answer) {
 	s.want(s.revoke(a), 401, "invalid_client", "invalid access token")
 }
 
-// wantHash checks the hash in either of the encodings that are in use (RFC 9635
-// section 4.2.3, and standard base64).
+// wantHash checks the hash in either of the encodings that are in use (RFC 9635 section 4.2.3, and
+// standard base64).
 func (s *suite) wantHash(a answer, hash, ref string) {
 	s.Helper()
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%s\n%s", clientNonce, a.Interact.Finish, ref, strings.TrimSuffix(s.AuthServer, "/")))
+	endpoint := strings.TrimSuffix(s.AuthServer, "/")
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%s\n%s", clientNonce, a.Interact.Finish, ref, endpoint))
 	if hash != base64.StdEncoding.EncodeToString(sum[:]) && hash != base64.RawURLEncoding.EncodeToString(sum[:]) {
 		s.Error("the hash is not that of nonces, reference and grant endpoint")
 	}

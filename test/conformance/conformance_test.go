@@ -20,15 +20,16 @@ import (
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/test/conformance"
 )
 
-// With -auth-server the suite looks at another server than the sandbox:
+// With -auth-server the suite tests another server than the sandbox:
 //
-//	go test ./test/conformance -auth-server=https://auth.example/ -owner=https://wallet.example/alice
-//	  -client=https://wallet.example/client -key-id=key-1 -key=key.pem -consent=./decide
+//	go test ./test/conformance -auth-server=https://auth.example/ \
+//	  -owner=https://wallet.example/alice -client=https://wallet.example/client \
+//	  -key-id=key-1 -key=key.pem -consent=./decide
 //
-// The consent command gets interact.redirect and accept, decline or leave, does
-// what an owner would, and prints the URL that the browser is sent to.
+// The arguments of the consent command are interact.redirect and accept, decline or leave. It acts
+// as the owner and prints the URL to which the browser is redirected.
 var (
-	authServer = flag.String("auth-server", "", "the grant endpoint of the server to look at; empty: the sandbox")
+	authServer = flag.String("auth-server", "", "the grant endpoint of the server to test; empty: the sandbox")
 	owner      = flag.String("owner", "", "wallet address of the owner")
 	client     = flag.String("client", "", "wallet address of the client, which publishes the key")
 	keyID      = flag.String("key-id", "", "key id of the client's key")
@@ -65,7 +66,8 @@ const keysKept = time.Minute
 func startSandbox(t *testing.T, d sandbox.Dialect) conformance.Server {
 	t.Helper()
 	var passed atomic.Int64
-	wallet, err := sandbox.Start(sandbox.Options{Dialect: d, Now: func() time.Time { return time.Now().Add(time.Duration(passed.Load())) }})
+	now := func() time.Time { return time.Now().Add(time.Duration(passed.Load())) }
+	wallet, err := sandbox.Start(sandbox.Options{Dialect: d, Now: now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +101,8 @@ func startSandbox(t *testing.T, d sandbox.Dialect) conformance.Server {
 // leave goes to the finish of the sandbox's page without deciding.
 func leave(interactURL string) (string, error) {
 	page, _, _ := strings.Cut(interactURL, "?")
-	resp, err := (&http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}).Get(page + "/finish")
+	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	resp, err := (&http.Client{CheckRedirect: stay}).Get(page + "/finish")
 	if err != nil {
 		return "", errors.New("the page cannot be reached")
 	}
