@@ -32,13 +32,29 @@ type attempt struct {
 	lock   *grantLock
 	role   string // of the lease that the grant is for; empty: the grant is stored
 	grant  *grant
+	config *config
 	client *authserver.Client
+	place  *authserver.Place // at the server, left during pauses
 	cause  cause
 
 	former   *grant             // asking: what was stored before; nil: nothing
 	finish   *authserver.Finish // asking: nil: the server is polled for the owner's decision
-	slot     string             // asking: the keep-alive slot that was put for this grant; empty: it has one
+	slot     string             // asking: the slot of the index that was put for this grant; empty: it has one
 	answered bool               // continuing: the server may have answered a request whose answer was lost
+}
+
+// newAttempt returns an attempt that has a place at an origin. Nothing has been begun: an error means
+// that the grant is as it was. The caller leaves the place.
+func (l *grantLock) newAttempt(
+	ctx context.Context, c *config, g *grant, why cause, origin string, operatorHosts []string,
+) (*attempt, error) {
+	background := why == causeKeepalive || why == causeRecover
+	place, err := l.b.enter(ctx, c, origin, background)
+	if err != nil {
+		return nil, err
+	}
+	client := l.b.clientFor(c, operatorHosts...)
+	return &attempt{lock: l, grant: g, config: c, client: client, place: place, cause: why}, nil
 }
 
 // verdict is what an outcome means for repeating a request.
@@ -55,16 +71,17 @@ const (
 //
 // A revocation requests once from a server that last gave no answer: Vault revokes many leases one
 // after the other, and asks again by itself.
-func (a *attempt) sendWithRetry(ctx context.Context, origin string, send func() authserver.Outcome,
-	judge func(authserver.Outcome) (verdict, error)) (authserver.Outcome, error) {
-	b := a.lock.b
+func (a *attempt) sendWithRetry(
+	ctx context.Context, send func() authserver.Outcome, judge func(authserver.Outcome) (verdict, error),
+) (authserver.Outcome, error) {
+	b, origin := a.lock.b, a.place.Origin()
 	begun := b.clock.Now()
 	_, down := b.outages.Load(origin)
 	pauses := backoff.NewBackoff(math.MaxInt, retryMin, retryMax)
 	for {
 		out := send()
-		failed, noAnswer := out.(authserver.RequestFailed)
 		v, err := judge(out)
+		failed, noAnswer := out.(authserver.RequestFailed)
 		if !noAnswer || v == settled {
 			b.outages.Delete(origin)
 		}
@@ -76,19 +93,34 @@ func (a *attempt) sendWithRetry(ctx context.Context, origin string, send func() 
 			pause, _ = pauses.Next()
 			if down && a.cause == causeRevoke || b.clock.Since(begun)+pause > retryWindow {
 				b.outages.Store(origin, true)
-				return nil, serverError(failed)
+				return out, serverError(failed)
 			}
 		}
-		if err := a.sleepThenCheckOwner(ctx, pause); err != nil {
+		if err := a.pause(ctx, pause); err != nil {
 			return nil, err
+		}
+		if !a.place.Return() {
+			return out, serverError(failureOf(out))
 		}
 	}
 }
 
-// sleepThenCheckOwner pauses before the server is asked again. An error means that somebody else
-// may have taken the grant over meanwhile.
-func (a *attempt) sleepThenCheckOwner(ctx context.Context, pause time.Duration) error {
-	if err := a.lock.b.sleep(ctx, pause); err != nil {
+// failureOf returns what a failed or rejected request has in common.
+func failureOf(out authserver.Outcome) authserver.RequestFailed {
+	switch out := out.(type) {
+	case authserver.RequestFailed:
+		return out
+	case authserver.TokenRejected:
+		return out.RequestFailed
+	}
+	return authserver.RequestFailed{}
+}
+
+// pause gives the place to others and waits before the server is asked again. An error means that
+// somebody else may have taken the grant over meanwhile.
+func (a *attempt) pause(ctx context.Context, d time.Duration) error {
+	a.place.Leave()
+	if err := a.lock.b.sleep(ctx, d); err != nil {
 		return err
 	}
 	return a.checkOwnership(ctx)
@@ -102,8 +134,7 @@ func (a *attempt) checkOwnership(ctx context.Context) error {
 	stored, err := loadGrant(ctx, a.lock.storage, a.lock.name)
 	switch {
 	case err != nil:
-		a.lock.b.Logger().
-			Error("the grant could not be read while its rotation is under way", "grant", a.lock.name, "error", err)
+		a.lock.b.Logger().Error("the grant could not be read while its rotation is under way", "grant", a.lock.name, "error", err)
 		return errStorage
 	case !stored.hasIntent(a.grant.Intent.ID):
 		return errTakenOver
@@ -114,10 +145,12 @@ func (a *attempt) checkOwnership(ctx context.Context) error {
 // storeIfOwned stores the grant over the entry that bears this attempt's intent, and over no other:
 // a node that has lost leadership may get its storage back.
 func (a *attempt) storeIfOwned(ctx context.Context, g *grant) error {
-	if err := a.checkOwnership(ctx); err != nil {
-		return err
+	err := a.lock.storeOver(ctx, a.grant, g)
+	if err != nil && !errors.Is(err, errTakenOver) {
+		a.lock.b.Logger().Error("the grant could not be stored", "grant", a.lock.name, "error", err)
+		return errStorage
 	}
-	return a.lock.store(ctx, g)
+	return err
 }
 
 // storeToken stores the grant with its new token.
@@ -127,10 +160,16 @@ func (a *attempt) storeToken(ctx context.Context, token authserver.TokenIssued) 
 	return a.storeIssued(ctx, &next)
 }
 
-// storeIssued stores a grant that holds an answer which cannot be requested again, and records that
-// the token was obtained.
+// storeIssued stores a grant with a new token, and records that the token was obtained.
 func (a *attempt) storeIssued(ctx context.Context, next *grant) (*grant, error) {
 	a.record(resultIssued, nil)
+	return a.storeAnswer(ctx, next)
+}
+
+// storeAnswer stores a grant that holds an answer which cannot be requested again, trying for 30 s,
+// and in the background from then on.
+func (a *attempt) storeAnswer(ctx context.Context, next *grant) (*grant, error) {
+	a.place.Leave()
 	a.lock.entry.failure = recentFailure{}
 	a.lock.entry.unsaved = &unsavedAnswer{grant: next, intentID: a.grant.Intent.ID}
 	if err := a.lock.persistUnsaved(ctx); err != nil {
@@ -139,16 +178,26 @@ func (a *attempt) storeIssued(ctx context.Context, next *grant) (*grant, error) 
 	return next, nil
 }
 
-// lose marks the grant as lost, and returns the error for its readers.
+// lose marks the grant as lost, and returns the error for its readers. One that is lost already stays
+// lost since when it was, and for the same cause.
 func (a *attempt) lose(ctx context.Context, why string) error {
+	if a.grant.Unread {
+		why += "; an answer of the server before that, which may have held its token, could not be read"
+	}
 	next := *a.grant
-	next.Lost = event{At: a.lock.b.clock.Now(), Cause: why}
-	next.LastFailure = next.Lost
-	next.Status, next.Intent = statusLost, nil
+	next.LastFailure = event{At: a.lock.b.clock.Now(), Cause: why}
+	next.Intent = nil
+	if a.grant.Status != statusLost {
+		next.Status, next.Lost, next.Recovered, next.Doubt = statusLost, next.LastFailure, 0, nil
+	}
 	if err := a.storeIfOwned(ctx, &next); err != nil {
 		return err
 	}
-	a.record(resultLost, errors.New(why))
+	if a.grant.Status == statusLost {
+		a.record(resultFailed, errors.New(why))
+	} else {
+		a.record(resultLost, errors.New(why))
+	}
 	return lostError(ctx, &next, a.lock.name)
 }
 

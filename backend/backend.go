@@ -42,15 +42,16 @@ type Backend struct {
 	network  *authserver.Network
 	signers  signers
 	outages  sync.Map // a set: origins of servers that last gave no answer
+	issuedAt sync.Map // origins of servers: when one last issued a token
 	patterns map[*framework.Path]*regexp.Regexp
 
 	// configMu keeps the client from changing between the moment a grant is begun for it and the
 	// moment that the grant is in the list.
-	configMu sync.RWMutex
+	configMu clientLock
 
-	inFlight        inFlight
-	keyWorker       worker // maintains the client's keys
-	keepaliveWorker worker // keeps grants alive
+	inFlight     inFlight
+	keyWorker    worker // maintains the client's keys
+	upkeepWorker worker // keeps grants alive, cancels former ones, tries lost ones again
 }
 
 // Factory returns the constructor that Vault calls for each mount. The version (vX.Y.Z) is what
@@ -66,7 +67,7 @@ func Factory(version string) logical.Factory {
 }
 
 func newBackend(version string, clock clockwork.Clock) *Backend {
-	b := &Backend{clock: clock, network: authserver.NewNetwork(clock)}
+	b := &Backend{clock: clock, network: authserver.NewNetwork(clock), configMu: newClientLock()}
 	b.sleep = b.sleepOnClock
 	b.inFlight.closing = make(chan struct{})
 	b.Backend = &framework.Backend{

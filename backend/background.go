@@ -85,7 +85,7 @@ func (b *Backend) tick(ctx context.Context, req *logical.Request) error {
 	}
 	ctx = context.WithoutCancel(ctx) // the tick's own ends with it
 	b.start(&b.keyWorker, "maintain the client's keys", func() error { return b.maintainKeys(ctx, req.Storage) })
-	b.start(&b.keepaliveWorker, "keep grants alive", func() error { return b.keepAlive(ctx, req.Storage) })
+	b.start(&b.upkeepWorker, "work on grants", func() error { return b.upkeep(ctx, req.Storage) })
 	return nil
 }
 

@@ -17,6 +17,11 @@ const (
 	configVersion = 1
 
 	defaultRequestTimeout = 10 * time.Second
+	defaultMaxRequests    = 4
+	maxMaxRequests        = 100
+
+	// keyCacheTime is how long servers are taken to keep a copy of the client's key set.
+	keyCacheTime = time.Hour
 )
 
 // config is the stored client and how it reaches servers.
@@ -31,6 +36,8 @@ type config struct {
 	DefaultGrant       string        `json:"default_grant,omitempty"`
 	AllowedAuthServers []string      `json:"allowed_auth_servers,omitempty"` // origins
 	Verify             bool          `json:"verify"`
+	MaxRequests        int           `json:"max_requests_per_server,omitempty"`
+	KeyChangedAt       time.Time     `json:"key_changed_at,omitempty"` // when another key became this one
 }
 
 func newConfig() *config {
@@ -42,7 +49,23 @@ func (c *config) identity() authserver.Identity {
 	return authserver.Identity{
 		WalletAddress: c.WalletAddress, KeyID: c.KeyID, PrivateKey: c.PrivateKey,
 		CACert: c.CACert, AllowedAuthServers: c.AllowedAuthServers, RequestTimeout: c.RequestTimeout,
+		MaxRequestsPerServer: c.maxRequests(),
 	}
+}
+
+// maxRequests returns max_requests_per_server, which an earlier version did not store.
+func (c *config) maxRequests() int {
+	if c.MaxRequests == 0 {
+		return defaultMaxRequests
+	}
+	return c.MaxRequests
+}
+
+// keyChangedRecently reports whether a server may still have an older copy of the client's key set,
+// and so reject a signature that is right.
+func (c *config) keyChangedRecently(now time.Time) bool {
+	age := now.Sub(c.KeyChangedAt)
+	return !c.KeyChangedAt.IsZero() && age < keyCacheTime && age > -keyCacheTime
 }
 
 // clientFor returns what makes requests as the configured client. Hosts that an operator typed into

@@ -46,6 +46,14 @@ var configFields = map[string]*framework.FieldSchema{
 			"Empty: any public one.",
 		DisplayAttrs: &framework.DisplayAttributes{Name: "Allowed authorization servers"},
 	},
+	"max_requests_per_server": {
+		Type:    framework.TypeInt,
+		Default: defaultMaxRequests,
+		Description: "How many requests that change something (rotating, asking, continuing, cancelling, revoking) this " +
+			"mount sends to one server at once, 1 to 100. Ten at once block a Rafiki and destroy grants: the sum over all " +
+			"mounts should stay under ten.",
+		DisplayAttrs: &framework.DisplayAttributes{Name: "Maximum requests per server"},
+	},
 	"verify": {
 		Type:    framework.TypeBool,
 		Default: true,
@@ -75,6 +83,9 @@ var configResponse = map[string]*framework.FieldSchema{
 		Type:        framework.TypeStringSlice,
 		Required:    true,
 		Description: "Origins that grants may come from; empty: any public one.",
+	},
+	"max_requests_per_server": {
+		Type: framework.TypeInt, Required: true, Description: "Requests that are sent to one server at once.",
 	},
 	"verify": {
 		Type:        framework.TypeBool,
@@ -125,6 +136,12 @@ func (c *config) apply(d *framework.FieldData) (err error) {
 				return fieldError("allowed_auth_servers", err)
 			}
 			c.AllowedAuthServers = append(c.AllowedAuthServers, o)
+		}
+	}
+	if given(d, "max_requests_per_server") {
+		c.MaxRequests = value[int](d, "max_requests_per_server")
+		if c.MaxRequests < 1 || c.MaxRequests > maxMaxRequests {
+			return userErrorf("max_requests_per_server: must be between 1 and %d", maxMaxRequests)
 		}
 	}
 	if given(d, "verify") {

@@ -33,8 +33,10 @@ type pending struct {
 	NotBefore   time.Time               `json:"not_before"` // the server asked for a pause
 }
 
-// grant returns what there is of it to cancel.
-func (p *pending) grant() *grant { return &grant{source: p.Source, Continue: p.Continue} }
+// ending returns what it takes to cancel what the owner is being asked for.
+func (p *pending) ending() ending {
+	return ending{AuthOrigin: p.Source.AuthOrigin, OperatorHosts: p.Source.OperatorHosts, Continue: p.Continue}
+}
 
 func (p *pending) expired(now time.Time) bool { return now.Sub(p.Since) >= pendingTTL }
 

@@ -85,6 +85,7 @@ func (b *Backend) continueOnce(
 	if err != nil {
 		return nil, again, err
 	}
+	defer a.place.Leave()
 	ctx = context.WithoutCancel(ctx) // 4. detach
 	if why := cannotContinue(g.Pending, c, r, now); why != "" {
 		return nil, again, a.endInteraction(ctx, why)
@@ -109,14 +110,19 @@ func cannotContinue(p *pending, c *config, r reply, now time.Time) string {
 
 // beginContinuation writes the intent to do something about a pending grant.
 func (l *grantLock) beginContinuation(ctx context.Context, g *grant, c *config, ref string) (*attempt, error) {
-	answered := g.Intent != nil && g.Intent.Cause == causeConsent // an answer may have been lost
+	origin := uri.OriginOf(g.Pending.Continue.URL)
+	a, err := l.newAttempt(ctx, c, g, causeConsent, origin, g.Pending.Source.OperatorHosts)
+	if err != nil {
+		return nil, err
+	}
+	a.answered = g.Intent != nil && g.Intent.Cause == causeConsent // an answer may have been lost
 	g.begin(causeConsent, l.b.clock.Now())
 	g.Intent.Ref = ref
 	if err := l.store(ctx, g); err != nil {
+		a.place.Leave()
 		return nil, err
 	}
-	client := l.b.clientFor(c, g.Pending.Source.OperatorHosts...)
-	return &attempt{lock: l, grant: g, client: client, cause: causeConsent, answered: answered}, nil
+	return a, nil
 }
 
 // endExpired ends an interaction whose owner did not decide in time, and returns the error for
@@ -126,6 +132,7 @@ func (l *grantLock) endExpired(ctx context.Context, g *grant, c *config) error {
 	if err != nil {
 		return err
 	}
+	defer a.place.Leave()
 	return a.endInteraction(context.WithoutCancel(ctx), tooLate)
 }
 
@@ -158,7 +165,7 @@ func (a *attempt) continueInteraction(ctx context.Context, r reply) (_ *grant, a
 // continueWithRetry sends the request until there is an answer that decides.
 func (a *attempt) continueWithRetry(ctx context.Context, r reply) (authserver.Outcome, error) {
 	p := a.grant.Pending
-	return a.sendWithRetry(ctx, uri.OriginOf(p.Continue.URL), func() authserver.Outcome {
+	return a.sendWithRetry(ctx, func() authserver.Outcome {
 		return a.client.Continue(ctx, p.Continue, r.ref)
 	}, func(out authserver.Outcome) (verdict, error) {
 		f, failed := out.(authserver.RequestFailed)
@@ -209,12 +216,12 @@ func (a *attempt) storeGranted(ctx context.Context, token authserver.TokenIssued
 	next.source, next.Continue, next.Manage = a.grant.Pending.Source, a.grant.Pending.Continue, ""
 	next.Access, next.Interactive, next.Pending = next.Requested, true, nil
 	next.accept(token, causeConsent)
+	if former.Status == statusActive {
+		next.replace(former.ending(), a.lock.b.clock.Now())
+	}
 	g, err := a.storeIssued(ctx, &next)
-	if err == nil && former.Status == statusActive {
-		if err := a.lock.b.cancelGrant(ctx, a.client.Identity, &former); err != nil {
-			a.lock.b.Logger().
-				Warn("the former grant is replaced, but could not be cancelled", "grant", a.lock.name, "error", err)
-		}
+	if err == nil {
+		_ = a.endFormers(ctx, g) // or the worker does
 	}
 	return g, err
 }
@@ -229,11 +236,8 @@ func (a *attempt) storePause(ctx context.Context, wait time.Duration) (*grant, e
 	still := *a.grant.Pending
 	still.NotBefore = a.lock.b.clock.Now().Add(wait)
 	next.Pending, next.Intent = &still, nil
-	if err := a.storeIfOwned(ctx, &next); err != nil {
-		return nil, err
-	}
 	a.grant.Pending.NotBefore = still.NotBefore
-	return &next, nil
+	return a.storeAnswer(ctx, &next)
 }
 
 // endInteraction gives the interaction up: what was begun is cancelled, and what is stored
@@ -259,6 +263,36 @@ func (a *attempt) endInteraction(ctx context.Context, why string) error {
 	} else {
 		a.record(resultFailed, ended)
 	}
-	a.withdraw(ctx, a.grant.Pending)
+	if a.place.Return() {
+		a.withdraw(ctx, a.grant.Pending)
+	}
 	return ended
+}
+
+// interactionDue returns when the worker ends an interaction that nobody has brought to an end.
+func interactionDue(g *grant) time.Time {
+	if g.Pending == nil {
+		return time.Time{}
+	}
+	return g.Pending.Since.Add(pendingTTL + time.Hour)
+}
+
+// workInteraction ends an interaction whose time is over.
+func (l *grantLock) workInteraction(ctx context.Context, g *grant) error {
+	c, err := loadClient(ctx, l.storage)
+	if err != nil {
+		return err
+	}
+	err = l.endExpired(ctx, g, c)
+	if isUserError(err) {
+		return nil // it is over
+	}
+	return err
+}
+
+// withdraw cancels what an owner was being asked for, if that can be done.
+func (a *attempt) withdraw(ctx context.Context, p *pending) {
+	if err := a.lock.b.end(ctx, a.config, p.ending()); err != nil {
+		a.lock.b.Logger().Warn("what an owner was being asked for could not be cancelled", "grant", a.lock.name, "error", err)
+	}
 }

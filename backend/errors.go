@@ -70,7 +70,7 @@ var (
 	// forwarded to another node, which would begin the rotation anew.
 	errUnsaved = errors.New("the authorization server has answered, but the answer could not be stored yet; " +
 		"it is kept in memory: try again")
-	errStorage = errors.New("the grant could not be read from storage during its rotation: try again")
+	errStorage = errors.New("the grant could not be read from storage or written to it during its rotation: try again")
 )
 
 type mountKey struct{}
@@ -123,8 +123,8 @@ func pendingError(ctx context.Context, name string) error {
 }
 
 // otherClientError is for a grant (named by what) that config's client did not obtain.
-func otherClientError(g *grant, c *config, what string) error {
-	return userErrorf("%s belongs to the client %s, but config names %s", what, g.Client, c.WalletAddress)
+func otherClientError(client string, c *config, what string) error {
+	return userErrorf("%s belongs to the client %s, but config names %s", what, client, c.WalletAddress)
 }
 
 func keyNotPublished(ctx context.Context, client authserver.Identity) error {

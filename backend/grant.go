@@ -49,6 +49,13 @@ type grant struct {
 	AskedAt  time.Time `json:"asked_at"` // when it was last requested anew
 	Settings settings  `json:"settings"`
 
+	Formers   []ending  `json:"formers,omitempty"`   // grants that this one has replaced, still to be cancelled
+	Replaced  *replaced `json:"replaced,omitempty"`  // the token that an import has replaced
+	Doubt     *doubt    `json:"doubt,omitempty"`     // the server cannot rotate, and may never again
+	Ending    bool      `json:"ending,omitempty"`    // its cancellation was begun
+	Unread    bool      `json:"unread,omitempty"`    // an answer that may have held its token could not be read
+	Recovered int       `json:"recovered,omitempty"` // lost: how often the worker has tried to rotate it since
+
 	CreatedAt    time.Time `json:"created_at"`
 	LastRotation event     `json:"last_rotation"`
 	LastFailure  event     `json:"last_failure"`
@@ -75,6 +82,19 @@ type intent struct {
 	Ref        string    `json:"ref,omitempty"` // interaction reference that is being sent
 }
 
+// replaced is the token that an import has replaced, which leases may still hold.
+type replaced struct {
+	Generation int    `json:"generation"`
+	Ending     ending `json:"ending"`
+}
+
+// doubt counts the answers to rotations that may mean that the token is dead, or only that the
+// server's database is in trouble.
+type doubt struct {
+	Since time.Time `json:"since"`
+	Count int       `json:"count"`
+}
+
 // cause is why a new token is requested.
 type cause string
 
@@ -87,6 +107,7 @@ const (
 	causeImport    cause = "import"
 	causeConsent   cause = "consent"
 	causeKeepalive cause = "keepalive"
+	causeRecover   cause = "recover"
 )
 
 type event struct {
@@ -118,12 +139,10 @@ func (g *grant) hasIntent(id string) bool {
 	return g != nil && g.Intent != nil && g.Intent.ID == id
 }
 
-// accept puts a new token into the grant. What the answer lacks stays as it was.
+// accept puts a new token into the grant. The rights and the continuation that the answer lacks stay
+// as they were; a manage URL that it lacks does not, because the one before is dead.
 func (g *grant) accept(t authserver.TokenIssued, why cause) {
-	g.Token = t.Value
-	if t.Manage != "" {
-		g.Manage = t.Manage
-	}
+	g.Token, g.Manage = t.Value, t.Manage
 	if t.Access != nil {
 		g.Access = t.Access
 	}
@@ -138,8 +157,8 @@ func (g *grant) accept(t authserver.TokenIssued, why cause) {
 	}
 	g.ExpiresAt = t.SentAt.Add(g.Lifetime)
 	g.Generation++
-	g.Status, g.Lost = statusActive, event{}
-	g.Intent = nil
+	g.Status, g.Lost, g.Recovered = statusActive, event{}, 0
+	g.Intent, g.Doubt, g.Unread = nil, nil, false
 	g.LastRotation = event{At: t.SentAt, Cause: string(why)}
 	switch why {
 	case causeRead:
@@ -166,12 +185,14 @@ func (g *grant) authServer() string {
 	return g.AuthOrigin
 }
 
-// endURL returns the URL at which the grant is ended; empty if there is none.
-func (g *grant) endURL() string {
-	if g.Continue.URL != "" {
-		return g.Continue.URL
-	}
-	return g.Manage
+// unmanaged reports whether the grant has a token that can be neither rotated nor revoked, because the
+// server named no manage URL with it.
+func (g *grant) unmanaged() bool { return g.Token != "" && g.Manage == "" }
+
+// remaining returns how much of the token's life is left: never more than its whole life, because a
+// clock may have been set back.
+func (g *grant) remaining(now time.Time) time.Duration {
+	return min(g.ExpiresAt.Sub(now), g.Lifetime)
 }
 
 // load reads the grant, after saving what an earlier answer left unsaved; nil if there is none.
@@ -184,6 +205,12 @@ func (l *grantLock) load(ctx context.Context) (*grant, error) {
 	return loadGrant(ctx, l.storage, l.name)
 }
 
+// errUnreadable marks the error of an entry that this version cannot read. It adds no words.
+var errUnreadable = errors.New("")
+
+// errUnreadable marks the error of an entry that this version cannot read. It adds no words.
+var errUnreadable = errors.New("")
+
 // loadGrant reads a stored grant; nil if there is none.
 func loadGrant(ctx context.Context, s logical.Storage, name string) (*grant, error) {
 	entry, err := s.Get(ctx, grantsPrefix+name)
@@ -195,14 +222,11 @@ func loadGrant(ctx context.Context, s logical.Storage, name string) (*grant, err
 	}
 	g := grant{NotReusable: true} // an earlier version did not say
 	if err := entry.DecodeJSON(&g); err != nil {
-		return nil, fmt.Errorf("decode the stored grant %q: it is damaged", name)
+		return nil, fmt.Errorf("decode the stored grant %q: it is damaged%w", name, errUnreadable)
 	}
 	if g.Version > grantVersion {
-		return nil, fmt.Errorf(
-			"the stored grant %q was written by a newer version of the engine (layout %d)",
-			name,
-			g.Version,
-		)
+		return nil, fmt.Errorf("the stored grant %q was written by a newer version of the engine (layout %d)%w",
+			name, g.Version, errUnreadable)
 	}
 	return &g, nil
 }

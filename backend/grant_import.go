@@ -5,6 +5,7 @@ package backend
 import (
 	"context"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -25,14 +26,20 @@ func (b *Backend) importGrant(
 	if err != nil {
 		return nil, err
 	}
-	b.configMu.RLock()
-	defer b.configMu.RUnlock()
-	l, former, c, err := b.openGrant(ctx, req.Storage, name)
+	c, err := loadClient(ctx, req.Storage)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.locateImport(ctx, c, d, &params, token); err != nil {
+		return nil, err
+	}
+	l, err := b.lockGrant(ctx, req.Storage, name)
 	if err != nil {
 		return nil, err
 	}
 	defer l.release()
-	if err := b.locateImport(ctx, c, d, &params, token); err != nil {
+	former, err := l.load(ctx)
+	if err != nil {
 		return nil, err
 	}
 	g := b.nextGrant(former, c)
@@ -49,10 +56,11 @@ func (b *Backend) importGrant(
 	g.Interactive, g.Continue, g.Pending = value[bool](d, "interactive"), authserver.Continuation{}, nil
 	token.SentAt = b.clock.Now()
 	g.accept(token, causeImport)
-	if err := l.storeImported(ctx, former, g); err != nil {
+	g.rememberReplaced(former, token.SentAt)
+	if err := l.storeImported(ctx, c, former, g); err != nil {
 		return nil, err
 	}
-	l.warnReplaced(ctx, c, former, resp)
+	warnReplaced(former, resp)
 	return g, nil
 }
 
@@ -82,7 +90,16 @@ func (b *Backend) locateImport(
 	return nil
 }
 
-func (l *grantLock) storeImported(ctx context.Context, former, g *grant) error {
+// storeImported stores the grant if the client is still the one that it was written for.
+func (l *grantLock) storeImported(ctx context.Context, c *config, former, g *grant) error {
+	unlock, err := l.b.configMu.read(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := l.checkClient(ctx, c); err != nil {
+		return err
+	}
 	if _, err := l.schedule(ctx, former, g); err != nil {
 		return err
 	}
@@ -94,22 +111,28 @@ func (l *grantLock) storeImported(ctx context.Context, former, g *grant) error {
 	return nil
 }
 
-// warnReplaced cancels what the owner was being asked for, and warns of what an import has left
-// alive at the server.
-func (l *grantLock) warnReplaced(ctx context.Context, c *config, former *grant, resp *logical.Response) {
+// rememberReplaced keeps of the grant that an import replaces what leases may still hold, and what its
+// owner was being asked for, which the worker cancels. The grant itself may be the one that is imported.
+func (g *grant) rememberReplaced(former *grant, now time.Time) {
+	g.Ending, g.Replaced = false, nil
 	if former == nil {
 		return
 	}
 	if former.Pending != nil {
-		if err := l.b.cancelGrant(ctx, c.identity(), former.Pending.grant()); err != nil {
-			resp.AddWarning("what the owner was being asked for could not be cancelled: " + err.Error())
-		}
+		g.replace(former.Pending.ending(), now.Add(-formerRetryMin)) // at once
 	}
-	if former.Token != "" {
-		resp.AddWarning(
-			"the grant that was stored under this name is replaced, but was not cancelled at the authorization " +
-				"server: it may be this one",
-		)
+	if former.Manage != "" && former.Manage != g.Manage && mayBeLive(former, now) {
+		e := former.ending()
+		e.Continue = authserver.Continuation{} // only the token
+		g.Replaced = &replaced{Generation: former.Generation, Ending: e}
+	}
+}
+
+// warnReplaced warns of what an import has left alive at the server.
+func warnReplaced(former *grant, resp *logical.Response) {
+	if former != nil && former.Token != "" {
+		resp.AddWarning("the grant that was stored under this name is replaced, but was not cancelled at the " +
+			"authorization server: it may be this one")
 	}
 }
 

@@ -118,24 +118,6 @@ func (c *config) checkAllowed(field, target string) error {
 	return nil
 }
 
-// openGrant locks the grant that is to be written, and returns its entry as it is (nil: there is
-// none) and the client. The caller releases the lock.
-func (b *Backend) openGrant(ctx context.Context, s logical.Storage, name string) (*grantLock, *grant, *config, error) {
-	l, err := b.lockGrant(ctx, s, name)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	former, err := l.load(ctx)
-	if err == nil {
-		var c *config
-		if c, err = loadClient(ctx, s); err == nil {
-			return l, former, c, nil
-		}
-	}
-	l.release()
-	return nil, nil, nil, err
-}
-
 // nextGrant returns the grant that a write begins with: a copy of the former one, or a new one.
 func (b *Backend) nextGrant(former *grant, c *config) *grant {
 	if former != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/authserver"
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/uri"
 )
 
 // askGrant requests a grant from an authorization server and stores it, or that its owner is being
@@ -25,82 +26,126 @@ func (b *Backend) askGrant(
 	if err != nil {
 		return nil, err
 	}
-	b.configMu.RLock()
 	a, err := b.beginRequest(ctx, req, d, name, params)
-	b.configMu.RUnlock()
 	if err != nil {
 		return nil, err
 	}
 	defer a.lock.release()
+	defer func() { a.place.Leave() }()
 	return a.request(context.WithoutCancel(ctx), resp)
 }
 
-// beginRequest locks the grant and stores what is about to be asked.
+// beginRequest discovers the server, locks the grant and stores what is about to be asked. No lock is
+// held while the wallet address is fetched.
 func (b *Backend) beginRequest(
 	ctx context.Context, req *logical.Request, d *framework.FieldData, name string, params grantParams,
 ) (*attempt, error) {
-	l, former, c, err := b.openGrant(ctx, req.Storage, name)
+	c, err := loadClient(ctx, req.Storage)
 	if err != nil {
 		return nil, err
 	}
-	a := &attempt{
-		lock:   l,
-		grant:  b.nextGrant(former, c),
-		former: former,
-		client: b.clientFor(c, params.operatorHosts...),
-		cause:  causeAsk,
+	if params.authServer == "" {
+		if err := params.discoverServers(ctx, b.clientFor(c, params.operatorHosts...)); err != nil {
+			return nil, err
+		}
 	}
-	if params.finishURI != "" {
-		a.finish = authserver.FinishAt(params.finishURI, newID())
+	if err := c.checkAllowed("auth_server", params.authServer); err != nil {
+		return nil, err
 	}
-	if err := a.prepare(ctx, c, d, params); err != nil {
+	l, err := b.lockGrant(ctx, req.Storage, name)
+	if err != nil {
+		return nil, err
+	}
+	a, err := l.prepareRequest(ctx, c, d, params)
+	if err != nil {
 		l.release()
 		return nil, err
 	}
 	return a, nil
 }
 
-// prepare finds the server, and stores an intent before anything is asked: a node that may not
-// write finds out in time, and a new grant that a crash interrupts is requested when it is read.
-func (a *attempt) prepare(ctx context.Context, c *config, d *framework.FieldData, params grantParams) error {
-	if params.authServer == "" {
-		if err := params.discoverServers(ctx, a.client); err != nil {
-			return err
-		}
+// prepareRequest stores an intent before anything is asked: a node that may not write finds out in
+// time, and a new grant that a crash interrupts is requested when it is read.
+func (l *grantLock) prepareRequest(
+	ctx context.Context, c *config, d *framework.FieldData, params grantParams,
+) (*attempt, error) {
+	former, err := l.load(ctx)
+	if err != nil {
+		return nil, err
 	}
-	if err := c.checkAllowed("auth_server", params.authServer); err != nil {
+	next := l.b.nextGrant(former, c)
+	if err := next.Settings.apply(d); err != nil {
+		return nil, err
+	}
+	a, err := l.newAttempt(ctx, c, next, causeAsk, uri.OriginOf(params.authServer), params.operatorHosts)
+	if err != nil {
+		return nil, err
+	}
+	a.former = former
+	if params.finishURI != "" {
+		a.finish = authserver.FinishAt(params.finishURI, newID())
+	}
+	next.source, next.Access = params.source(), params.access
+	next.Status, next.Manage, next.Token, next.Continue = statusActive, "", "", authserver.Continuation{}
+	next.begin(causeAsk, l.b.clock.Now())
+	if err := a.storeRequest(ctx); err != nil {
+		a.place.Leave()
+		return nil, err
+	}
+	return a, nil
+}
+
+// storeRequest marks the grant that is stored, or stores the new one, with the intent. The client must
+// still be the one that asks: configMu keeps it from changing until the grant's entry says whose it is.
+func (a *attempt) storeRequest(ctx context.Context) (err error) {
+	unlock, err := a.lock.b.configMu.read(ctx)
+	if err != nil {
 		return err
 	}
-	if err := a.grant.Settings.apply(d); err != nil {
+	defer unlock()
+	if err := a.lock.checkClient(ctx, a.config); err != nil {
 		return err
 	}
-	a.grant.source, a.grant.Access = params.source(), params.access
-	a.grant.Status, a.grant.Manage, a.grant.Token, a.grant.Continue = statusActive, "", "", authserver.Continuation{}
-	a.grant.begin(causeAsk, a.lock.b.clock.Now())
-	var err error
+	marked := a.grant
+	if a.former != nil {
+		copied := *a.former
+		marked = &copied
+		marked.Intent, marked.NotReusable = a.grant.Intent, a.grant.NotReusable
+		marked.Ending = marked.Ending || marked.Status == statusLost
+	}
 	if a.slot, err = a.lock.schedule(ctx, a.former, a.grant); err != nil {
 		return err
 	}
-	if a.former == nil {
-		return a.lock.store(ctx, a.grant)
+	return a.lock.store(ctx, marked)
+}
+
+// checkClient returns an error if another client was configured since c was read.
+func (l *grantLock) checkClient(ctx context.Context, c *config) error {
+	now, err := loadClient(ctx, l.storage)
+	if err == nil && now.WalletAddress != c.WalletAddress {
+		err = userErrorf("the client was changed to %s meanwhile: write this again if that is meant", now.WalletAddress)
 	}
-	marked := *a.former
-	marked.Intent, marked.NotReusable = a.grant.Intent, a.grant.NotReusable
-	return a.lock.store(ctx, &marked)
+	return err
 }
 
 // request requests the grant, stores what is granted, and then cancels the former grant. A lost one
 // is cancelled first: limits are counted for each grant, and two would double the budget.
 func (a *attempt) request(ctx context.Context, resp *logical.Response) (*grant, error) {
-	if a.former != nil && a.former.Status == statusLost {
-		a.cancelFormer(ctx, resp)
+	if a.former != nil {
+		a.grant.Pending = nil
+		for _, e := range a.former.endings()[:len(a.former.endings())-len(a.former.Formers)] {
+			if a.former.Status == statusLost && a.endFormer(ctx, e) == nil {
+				continue
+			}
+			a.grant.replace(e, a.lock.b.clock.Now())
+		}
 	}
 	switch out := a.client.RequestGrant(ctx, a.grant.AuthServer, a.grant.Requested, a.finish).(type) {
 	case authserver.TokenIssued:
-		a.grant.Interactive, a.grant.Pending = false, nil
+		a.grant.Interactive, a.grant.Ending = false, false
 		g, err := a.storeToken(ctx, out)
-		if err == nil && a.former != nil && a.former.Status != statusLost {
-			a.cancelFormer(ctx, resp)
+		if err == nil {
+			warnFormers(resp, a.endFormers(ctx, g))
 		}
 		return g, err
 	case authserver.ConsentRequired:
@@ -134,7 +179,9 @@ func (a *attempt) undo(ctx context.Context) {
 			err = a.lock.storage.Delete(ctx, a.slot)
 		}
 	case err == nil:
-		err = a.lock.store(ctx, a.former)
+		former := *a.former
+		former.Ending = former.Ending || former.Status == statusLost
+		err = a.lock.store(ctx, &former)
 	}
 	if err != nil {
 		a.lock.b.Logger().
@@ -147,24 +194,26 @@ func (a *attempt) undo(ctx context.Context) {
 func (a *attempt) storePending(ctx context.Context, required authserver.ConsentRequired) (*grant, error) {
 	if required.Redirect == "" || required.Continue.URL == "" {
 		a.undo(ctx)
-		return nil, logical.CodedError(
-			http.StatusBadGateway,
-			fmt.Sprintf(
-				"the authorization server %s wants the owner's consent, but does not say where",
-				a.grant.AuthOrigin,
-			),
-		)
+		return nil, logical.CodedError(http.StatusBadGateway, fmt.Sprintf(
+			"the authorization server %s wants the owner's consent, but does not say where", a.grant.AuthOrigin))
 	}
 	now := a.lock.b.clock.Now()
 	next := *a.grant
 	if a.former != nil {
 		next = *a.former
 		next.Settings, next.NotReusable = a.grant.Settings, a.grant.NotReusable
+		switch {
+		case a.former.Status == statusLost: // it is ended, or remembered as a former one
+			next.Formers, next.Ending = a.grant.Formers, false
+			next.Token, next.Manage, next.Continue = "", "", authserver.Continuation{}
+		case a.former.Pending != nil:
+			next.replace(a.former.Pending.ending(), now)
+		}
 	}
 	if next.Token == "" || next.Status != statusActive {
 		next.Status = statusPending
 	}
-	next.Intent, a.lock.entry.failure = nil, recentFailure{}
+	next.Intent = nil
 	next.Pending = &pending{
 		Source: a.grant.source, Continue: required.Continue, InteractURL: required.Redirect,
 		ServerNonce: required.Finish, Since: now, NotBefore: now.Add(required.Wait),
@@ -172,13 +221,10 @@ func (a *attempt) storePending(ctx context.Context, required authserver.ConsentR
 	if a.finish != nil {
 		next.Pending.ClientNonce, next.Pending.FinishURI = a.finish.Nonce, a.finish.URI
 	}
-	if err := a.storeIfOwned(ctx, &next); err != nil {
-		a.cancelContinuation(ctx, required.Continue)
-		return nil, err
-	}
 	a.record(resultPending, nil)
-	if a.former != nil && a.former.Pending != nil {
-		a.withdraw(ctx, a.former.Pending)
+	g, err := a.storeAnswer(ctx, &next)
+	if err == nil {
+		_ = a.endFormers(ctx, g) // or the worker does
 	}
-	return &next, nil
+	return g, err
 }

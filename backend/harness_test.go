@@ -283,7 +283,7 @@ func (r *rig) wake() {
 func (r *rig) tick() {
 	r.Helper()
 	r.wake()
-	for r.b.keyWorker.busy.Load() || r.b.keepaliveWorker.busy.Load() {
+	for r.b.keyWorker.busy.Load() || r.b.upkeepWorker.busy.Load() {
 		runtime.Gosched()
 	}
 }

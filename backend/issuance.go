@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/authserver"
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/uri"
 )
 
 // Grants of a role's leases: each belongs to one lease, whose internal data is all that remembers
@@ -100,22 +101,17 @@ func (l leaseGrant) rotate(ctx context.Context, lock *grantLock) (*attempt, erro
 		return nil, err
 	}
 	next := *l.Grant
-	a := &attempt{
-		lock:   lock,
-		role:   l.Role,
-		grant:  &next,
-		client: lock.b.clientFor(c, next.OperatorHosts...),
-		cause:  causeRenew,
+	a, err := lock.newAttempt(ctx, c, &next, causeRenew, next.rotationOrigin(), next.OperatorHosts)
+	if err != nil {
+		return nil, err
 	}
-	ctx = context.WithoutCancel(ctx)
-	out, err := a.rotateWithRetry(ctx)
+	defer a.place.Leave()
+	a.role = l.Role
+	out, err := a.rotateWithRetry(context.WithoutCancel(ctx))
 	token, ok := out.(authserver.TokenIssued)
 	if err == nil && !ok {
-		err = userErrorf(
-			"the authorization server %s no longer accepts the token of this lease; read %s again",
-			next.AuthOrigin,
-			l.path(ctx),
-		)
+		err = userErrorf("the authorization server %s no longer accepts the token of this lease; read %s again",
+			next.AuthOrigin, l.path(ctx))
 	}
 	if err != nil {
 		return nil, a.fail(ctx, err)
@@ -128,10 +124,9 @@ func (l leaseGrant) rotate(ctx context.Context, lock *grantLock) (*attempt, erro
 
 // cancelUnused cancels a grant whose new token nobody gets to see.
 func (a *attempt) cancelUnused(ctx context.Context) {
-	if err := a.lock.b.cancelGrant(ctx, a.client.Identity, a.grant); err != nil {
-		a.lock.b.Logger().
-			Warn("a lease's grant could not be cancelled; its revocation tries "+
-				"again", "auth_server", a.grant.AuthOrigin, "error", err)
+	if err := a.lock.b.endNow(ctx, a.config, a.grant.ending()); err != nil {
+		a.lock.b.Logger().Warn("a lease's grant could not be cancelled; its revocation tries again",
+			"auth_server", a.grant.AuthOrigin, "error", err)
 	}
 }
 
@@ -141,10 +136,7 @@ func (b *Backend) cancelLeaseGrant(ctx context.Context, s logical.Storage, l lea
 	if err != nil {
 		return err
 	}
-	if l.Grant.Client != c.WalletAddress {
-		return otherClientError(l.Grant, c, "the lease's grant")
-	}
-	return b.cancelGrant(ctx, c.identity(), l.Grant)
+	return b.endNow(ctx, c, l.Grant.ending())
 }
 
 // issuance is an attempt at a grant for a new lease. Nobody else knows of the grant, so it is not
@@ -177,22 +169,29 @@ func (b *Backend) beginIssuance(ctx context.Context, s logical.Storage, name str
 	if err := c.checkAllowed("auth_server", r.AuthServer); err != nil {
 		return nil, err
 	}
-	i := &issuance{attempt: &attempt{
-		lock: &grantLock{b: b, storage: s, name: credsPrefix + name}, role: name,
-		grant: r.grant(c, b.clock.Now()), client: b.clientFor(c, r.OperatorHosts...), cause: causeAsk,
-	}}
-	encoded, err := i.leaseGrant().encode()
+	lock := &grantLock{b: b, storage: s, name: credsPrefix + name}
+	a, err := lock.newAttempt(ctx, c, r.grant(c, b.clock.Now()), causeAsk, uri.OriginOf(r.AuthServer), r.OperatorHosts)
 	if err != nil {
 		return nil, err
 	}
-	i.wal, err = framework.PutWAL(ctx, s, walKind, encoded)
-	return i, err
+	a.role = name
+	i := &issuance{attempt: a}
+	encoded, err := i.leaseGrant().encode()
+	if err == nil {
+		i.wal, err = framework.PutWAL(ctx, s, walKind, encoded)
+	}
+	if err != nil {
+		a.place.Leave()
+		return nil, err
+	}
+	return i, nil
 }
 
 // run requests the grant. Whatever goes wrong from then on, including a caller who hangs up, leaves
 // no grant behind, because Vault makes no lease of it.
 func (i *issuance) run(caller context.Context) error {
 	err := i.request(context.WithoutCancel(caller), caller)
+	i.attempt.place.Leave()
 	if err != nil {
 		i.attempt.record(resultFailed, err)
 		return err
@@ -212,7 +211,7 @@ func (i *issuance) request(ctx, caller context.Context) error {
 		}
 		return err
 	case authserver.ConsentRequired:
-		a.cancelContinuation(ctx, out.Continue)
+		a.endOffer(ctx, out)
 		i.deleteWAL(ctx)
 		return userErrorf("the authorization server %s wants the owner's consent for the rights of role %q, and a "+
 			"read cannot wait for it: "+
@@ -237,8 +236,8 @@ func (i *issuance) confirm(ctx, caller context.Context) error {
 	if err := i.replaceWAL(ctx); err != nil {
 		return err
 	}
-	switch end := a.grant.endURL(); {
-	case end == "":
+	switch e := a.grant.ending(); {
+	case e.url() == "":
 		return logical.CodedError(
 			http.StatusBadGateway,
 			fmt.Sprintf(
@@ -247,8 +246,8 @@ func (i *issuance) confirm(ctx, caller context.Context) error {
 				a.grant.AuthOrigin,
 			),
 		)
-	case !a.client.SameOrigin(end, a.grant.AuthOrigin):
-		return endsElsewhere(ctx, a.grant)
+	case !a.client.SameOrigin(e.url(), e.AuthOrigin):
+		return endsElsewhere(ctx, e)
 	case caller.Err() != nil:
 		return caller.Err()
 	}
@@ -266,7 +265,7 @@ func (i *issuance) confirm(ctx, caller context.Context) error {
 // does it.
 func (i *issuance) abandon(ctx context.Context) {
 	b := i.attempt.lock.b
-	if err := b.cancelGrant(ctx, i.attempt.client.Identity, i.attempt.grant); err != nil {
+	if err := i.attempt.endHere(ctx, i.attempt.grant.ending()); err != nil {
 		b.Logger().Warn("a grant that was never leased could not be cancelled", i.leaseGrant().logFields(err)...)
 		if err := i.replaceWAL(ctx); err != nil { // it may be deleted already
 			b.Logger().

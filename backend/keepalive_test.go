@@ -272,7 +272,7 @@ func TestGrantInUseIsNotTouched(t *testing.T) {
 		r.awaitUsers("income", 2)
 		release()
 		r.live(<-read)
-		for r.b.keepaliveWorker.busy.Load() {
+		for r.b.upkeepWorker.busy.Load() {
 			runtime.Gosched()
 		}
 		if g := r.stored("income"); g.Generation != 2 || g.LastRotation.Cause != string(causeRead) {
@@ -290,7 +290,7 @@ func TestGrantInUseIsNotTouched(t *testing.T) {
 		r.wake()
 		r.awaitUsers("income", 2)
 		r.clock.Advance(lockTimeout + time.Second)
-		for r.b.keepaliveWorker.busy.Load() {
+		for r.b.upkeepWorker.busy.Load() {
 			runtime.Gosched()
 		}
 		release()

@@ -5,6 +5,7 @@ package backend
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -21,6 +22,8 @@ const (
 	keyRetiring = "retiring" // no longer used, and still to be published for a while
 
 	defaultRetireAfter = 24 * time.Hour
+	// defaultActivateAfter is longer than servers are told to keep our jwks.json.
+	defaultActivateAfter = 2 * time.Minute
 )
 
 // clientKey is a stored key other than the active one, which is in config.
@@ -32,6 +35,10 @@ type clientKey struct {
 	CreatedAt   time.Time     `json:"created_at"`
 	RetireAfter time.Duration `json:"retire_after"` // pending: how long the key before it retires
 	RetiresAt   time.Time     `json:"retires_at"`   // retiring: when it is destroyed
+
+	ActivateAfter time.Duration `json:"activate_after"` // pending: how long it must have been published
+	SeenAt        time.Time     `json:"seen_at"`        // pending: since when it is known to be published
+	Usable        bool          `json:"usable"`         // retiring: servers with an older key set may be sent its signature
 }
 
 // activeKey returns config's own key.
@@ -91,74 +98,115 @@ func pendingKey(keys []*clientKey) *clientKey {
 	return nil
 }
 
-// activate makes a pending key the one that signs. The key before it is stored as retiring first:
-// whatever a crash leaves, config says which is active.
-func (b *Backend) activate(ctx context.Context, s logical.Storage, c *config, k *clientKey) error {
-	now := b.clock.Now()
-	old := &clientKey{
-		Version:    keyVersion,
-		KeyID:      c.KeyID,
-		PrivateKey: c.PrivateKey,
-		State:      keyRetiring,
-		CreatedAt:  c.KeyCreatedAt,
-		RetiresAt:  now.Add(k.RetireAfter),
+// retiringKey returns the key that was in use before the active one, if it may still be used; nil
+// otherwise.
+func retiringKey(ctx context.Context, s logical.Storage, c *config) (last *clientKey, err error) {
+	keys, err := loadKeys(ctx, s, c)
+	for _, k := range keys {
+		if k.State == keyRetiring && k.Usable && (last == nil || k.RetiresAt.After(last.RetiresAt)) {
+			last = k
+		}
 	}
+	return last, err
+}
+
+// activate makes a pending key the one that signs. The key before it is stored as retiring first:
+// whatever a crash leaves, config says which is active. A key that is replaced by force may have been
+// stolen, and is never used again.
+func (b *Backend) activate(ctx context.Context, s logical.Storage, c *config, k *clientKey, force bool) error {
+	now := b.clock.Now()
+	old := c.activeKey()
+	old.Version, old.State, old.RetiresAt, old.Usable = keyVersion, keyRetiring, now.Add(k.RetireAfter), !force
 	if err := old.store(ctx, s); err != nil {
 		return err
 	}
 	next := *c
-	next.KeyID, next.PrivateKey, next.KeyCreatedAt = k.KeyID, k.PrivateKey, k.CreatedAt
+	next.KeyID, next.PrivateKey, next.KeyCreatedAt, next.KeyChangedAt = k.KeyID, k.PrivateKey, k.CreatedAt, now
 	err := next.store(ctx, s)
 	b.clientChanged()
 	if err != nil {
 		return err
 	}
-	*c = next
 	b.Logger().Info("the client signs with a new key", "key_id", k.KeyID, "before", old.KeyID)
 	return s.Delete(ctx, k.storageKey())
 }
 
-// advanceKeys activates a pending key once the client's wallet publishes it, and destroys retired
-// ones. force does not ask the wallet. The caller holds configMu.
-func (b *Backend) advanceKeys(ctx context.Context, s logical.Storage, c *config, force bool) error {
+// advanceKeys activates a pending key once the client's wallet has published it for long enough, and
+// destroys retired ones. force does not ask the wallet, and does not wait.
+func (b *Backend) advanceKeys(ctx context.Context, s logical.Storage, force bool) error {
+	c, err := loadConfig(ctx, s)
+	if err != nil || c == nil {
+		return err
+	}
+	keys, err := loadKeys(ctx, s, c)
+	if err != nil {
+		return err
+	}
+	k, published := pendingKey(keys), false
+	var unknown error
+	if k != nil && !force {
+		next := *c
+		next.KeyID, next.PrivateKey = k.KeyID, k.PrivateKey
+		if published, unknown = b.clientFor(&next).KeyPublished(ctx); unknown != nil {
+			unknown = fmt.Errorf("whether the client's wallet publishes the pending key cannot be told: %w", unknown)
+		}
+	}
+	unlock, err := b.configMu.write(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := b.destroyRetired(ctx, s, keys); err != nil || k == nil || unknown != nil {
+		return errors.Join(err, unknown)
+	}
+	return b.advancePending(ctx, s, k, published, force)
+}
+
+func (b *Backend) destroyRetired(ctx context.Context, s logical.Storage, keys []*clientKey) error {
+	for _, k := range keys {
+		if k.State != keyRetiring || b.clock.Now().Before(k.RetiresAt) {
+			continue
+		}
+		if err := s.Delete(ctx, k.storageKey()); err != nil {
+			return err
+		}
+		b.Logger().Info("a retired key is destroyed", "key_id", k.KeyID)
+	}
+	return nil
+}
+
+// advancePending notes since when a pending key is published, and activates it in time. The caller
+// holds configMu; what was read before is read again.
+func (b *Backend) advancePending(ctx context.Context, s logical.Storage, k *clientKey, published, force bool) error {
+	c, err := loadConfig(ctx, s)
+	if err != nil || c == nil {
+		return err
+	}
 	keys, err := loadKeys(ctx, s, c)
 	if err != nil {
 		return err
 	}
 	now := b.clock.Now()
-	for _, k := range keys {
-		if k.State == keyRetiring && !now.Before(k.RetiresAt) {
-			if err := s.Delete(ctx, k.storageKey()); err != nil {
-				return err
-			}
-			b.Logger().Info("a retired key is destroyed", "key_id", k.KeyID)
-		}
-	}
-	k := pendingKey(keys)
-	if k == nil {
+	current := pendingKey(keys)
+	switch {
+	case current == nil || current.KeyID != k.KeyID:
+		return nil // somebody else was faster
+	case force:
+		return b.activate(ctx, s, c, current, true)
+	case !published && current.SeenAt.IsZero():
 		return nil
+	case !published:
+		current.SeenAt = time.Time{}
+	case current.SeenAt.IsZero() || current.SeenAt.After(now):
+		current.SeenAt = now
 	}
-	if !force {
-		next := *c
-		next.KeyID, next.PrivateKey = k.KeyID, k.PrivateKey
-		published, err := b.clientFor(&next).KeyPublished(ctx)
-		if err != nil {
-			return fmt.Errorf("whether the client's wallet publishes the pending key cannot be told: %w", err)
-		}
-		if !published {
-			return nil
-		}
+	if published && now.Sub(current.SeenAt) >= current.ActivateAfter {
+		return b.activate(ctx, s, c, current, false)
 	}
-	return b.activate(ctx, s, c, k)
+	return current.store(ctx, s)
 }
 
 // maintainKeys advances the client's keys in the background.
 func (b *Backend) maintainKeys(ctx context.Context, s logical.Storage) error {
-	b.configMu.Lock()
-	defer b.configMu.Unlock()
-	c, err := loadConfig(ctx, s)
-	if err != nil || c == nil {
-		return err
-	}
-	return b.advanceKeys(ctx, s, c, false)
+	return b.advanceKeys(ctx, s, false)
 }

@@ -100,6 +100,29 @@ func (t *lockTable) forgetFailures() {
 	}
 }
 
+// clientLock keeps the client from changing while a grant is written for it. Unlike a sync.RWMutex it
+// is waited for no longer than the caller's context lasts. It is never held over the network.
+type clientLock struct{ weight *semaphore.Weighted }
+
+const exclusive = 1 << 30
+
+func newClientLock() clientLock { return clientLock{semaphore.NewWeighted(exclusive)} }
+
+// read keeps the client from changing until unlock is called.
+func (l clientLock) read(ctx context.Context) (unlock func(), err error) { return l.acquire(ctx, 1) }
+
+// write keeps others from reading and changing the client until unlock is called.
+func (l clientLock) write(ctx context.Context) (unlock func(), err error) {
+	return l.acquire(ctx, exclusive)
+}
+
+func (l clientLock) acquire(ctx context.Context, n int64) (unlock func(), err error) {
+	if err := l.weight.Acquire(ctx, n); err != nil {
+		return nil, err
+	}
+	return func() { l.weight.Release(n) }, nil
+}
+
 // grantLock is the lock on one grant, and the only way to its stored entry.
 type grantLock struct {
 	b       *Backend

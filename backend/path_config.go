@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"reflect"
 	"slices"
 	"time"
 
@@ -85,35 +86,56 @@ func (b *Backend) patchConfig(
 func (b *Backend) changeConfig(
 	ctx context.Context, req *logical.Request, d *framework.FieldData, create bool,
 ) (*logical.Response, error) {
-	b.configMu.Lock()
-	defer b.configMu.Unlock()
+	for range changeTries {
+		resp := &logical.Response{}
+		stored, err := b.tryChangeConfig(ctx, req, d, create, resp)
+		switch {
+		case err != nil:
+			return errorResponse(err)
+		case stored && len(resp.Warnings) == 0 && resp.Data == nil:
+			return nil, nil
+		case stored:
+			return resp, nil
+		}
+	}
+	return nil, logical.CodedError(http.StatusServiceUnavailable, "the config is being changed by others; try again")
+}
+
+// changeTries is how often a change is tried while others change the config.
+const changeTries = 3
+
+// tryChangeConfig stores the config that a request makes of the stored one, and reports whether the
+// stored one was still the same after the client's wallet had been asked: no lock is held meanwhile.
+func (b *Backend) tryChangeConfig(
+	ctx context.Context, req *logical.Request, d *framework.FieldData, create bool, resp *logical.Response,
+) (stored bool, err error) {
 	old, err := loadConfig(ctx, req.Storage)
 	if err != nil {
-		return nil, err
+		return false, err
 	}
 	if old == nil && !create {
-		return errorResponse(userErrorf("no client is configured: there is nothing to patch; write %s first",
-			mountPath(ctx, configKey)))
+		return false, userErrorf("no client is configured: there is nothing to patch; write %s first", mountPath(ctx, configKey))
 	}
-	resp := &logical.Response{}
 	next, err := b.nextConfig(ctx, old, d, resp)
 	if err != nil {
-		return errorResponse(err)
+		return false, err
+	}
+	unlock, err := b.configMu.write(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	if now, err := loadConfig(ctx, req.Storage); err != nil || !reflect.DeepEqual(now, old) {
+		return false, err
 	}
 	if old != nil && old.WalletAddress != next.WalletAddress {
 		if err := refuseWhileGrants(ctx, req, "wallet_address cannot be changed"); err != nil {
-			return errorResponse(err)
+			return false, err
 		}
 	}
 	err = next.store(ctx, req.Storage)
 	b.clientChanged()
-	if err != nil {
-		return nil, err
-	}
-	if len(resp.Warnings) == 0 && resp.Data == nil {
-		return nil, nil
-	}
-	return resp, nil
+	return err == nil, err
 }
 
 // nextConfig returns the config that a request makes of the old one (nil: there is none), verified.
@@ -132,11 +154,14 @@ func (b *Backend) nextConfig(
 		}
 		next.KeyID = newKeyID() // unless the request names one
 	}
-	if generated || given(d, "private_key") {
-		next.KeyCreatedAt = b.clock.Now()
-	}
 	if err := next.apply(d); err != nil {
 		return nil, err
+	}
+	if old == nil || old.PrivateKey != next.PrivateKey {
+		next.KeyCreatedAt = b.clock.Now()
+	}
+	if old != nil && (old.PrivateKey != next.PrivateKey || old.KeyID != next.KeyID) {
+		next.KeyChangedAt = b.clock.Now()
 	}
 	identity := slices.ContainsFunc([]string{"wallet_address", "key_id", "private_key", "verify"},
 		func(field string) bool { return given(d, field) })
@@ -216,21 +241,26 @@ func (b *Backend) readConfig(
 		"default_grant":        c.DefaultGrant,
 		"allowed_auth_servers": append([]string{}, c.AllowedAuthServers...),
 		"verify":               c.Verify,
+
+		"max_requests_per_server": c.maxRequests(),
 	}}, nil
 }
 
 func (b *Backend) deleteConfig(
 	ctx context.Context, req *logical.Request, _ *framework.FieldData,
 ) (*logical.Response, error) {
-	b.configMu.Lock()
-	defer b.configMu.Unlock()
+	unlock, err := b.configMu.write(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	if err := refuseWhileGrants(ctx, req, "the config cannot be deleted"); err != nil {
 		return errorResponse(err)
 	}
 	if err := logical.ClearView(ctx, logical.NewStorageView(req.Storage, keysPrefix)); err != nil {
 		return nil, fmt.Errorf("forget the client's keys: %w", err)
 	}
-	err := req.Storage.Delete(ctx, configKey)
+	err = req.Storage.Delete(ctx, configKey)
 	b.clientChanged()
 	return nil, err
 }

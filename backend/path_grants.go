@@ -4,6 +4,7 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"slices"
 
@@ -17,7 +18,8 @@ const (
 	grantsSynopsis    = `The names of the stored grants.`
 	grantsDescription = `
 Each name comes with the grant's status: active, pending (its owner is being
-asked) or lost (its owner has to be asked again). after and limit page through
+asked), lost (its owner has to be asked again) or unreadable (another version of
+the engine wrote it). after and limit page through
 many. vault list cannot send them, but vault read op/grants list=true
 after=NAME limit=20 can, and bao list -after=NAME -limit=20.
 `
@@ -112,10 +114,12 @@ func (b *Backend) listGrants(
 	info := make(map[string]any, len(names))
 	for _, name := range names {
 		g, err := loadGrant(ctx, req.Storage, name)
-		if err != nil {
+		switch {
+		case errors.Is(err, errUnreadable): // it hides no other
+			info[name] = map[string]any{"status": "unreadable"}
+		case err != nil:
 			return nil, err
-		}
-		if g != nil { // deleted since
+		case g != nil: // not deleted since
 			info[name] = map[string]any{"status": g.Status}
 		}
 	}
@@ -233,10 +237,7 @@ func (b *Backend) deleteGrant(
 	resp := &logical.Response{}
 	ctx = context.WithoutCancel(ctx)
 	if err == nil {
-		var c *config
-		if c, err = loadClient(ctx, req.Storage); err == nil {
-			err = b.cancelGrant(ctx, c.identity(), g)
-		}
+		err = l.endGrant(ctx, g)
 	}
 	if err != nil {
 		if !force {
@@ -254,6 +255,27 @@ func (b *Backend) deleteGrant(
 		return nil, nil
 	}
 	return resp, nil
+}
+
+// endGrant ends all that there is of a grant at its servers. That it was begun is stored first of a
+// lost grant, so that the worker does not bring it back.
+func (l *grantLock) endGrant(ctx context.Context, g *grant) error {
+	c, err := loadClient(ctx, l.storage)
+	if err != nil {
+		return err
+	}
+	if g.Status == statusLost && !g.Ending {
+		g.Ending = true
+		if err := l.store(ctx, g); err != nil {
+			return err
+		}
+	}
+	for _, e := range g.endings() {
+		if err := l.b.endNow(ctx, c, e); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // stillStored adds to a mistake of the caller's how to forget the grant all the same.

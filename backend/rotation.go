@@ -51,23 +51,32 @@ func (l *grantLock) rotate(ctx context.Context, why cause, check func(*grant) (b
 	if err != nil {
 		return nil, err
 	}
-	if g.Status == statusPending && g.Pending.expired(l.b.clock.Now()) {
-		return nil, l.endExpired(ctx, g, c)
-	}
 	if err := checkRotatable(ctx, g, c, why, l.name); err != nil {
 		return nil, err
 	}
 	if err := l.recentError(); err != nil {
 		return nil, err
 	}
+	a, err := l.newAttempt(ctx, c, g, why, g.rotationOrigin(), g.OperatorHosts)
+	if err != nil {
+		return nil, err
+	}
+	defer a.place.Leave()
 
 	g.begin(why, l.b.clock.Now())
 	if err := l.store(ctx, g); err != nil { // 3. write the intent
 		return nil, err
 	}
-	ctx = context.WithoutCancel(ctx) // 4. detach
-	a := &attempt{lock: l, grant: g, client: l.b.clientFor(c, g.OperatorHosts...), cause: why}
-	return a.rotate(ctx) // 5. call, 6. store
+	return a.rotate(context.WithoutCancel(ctx)) // 4. detach; 5. call, 6. store
+}
+
+// rotationOrigin returns the server that a rotation asks: of a grant without a token, where it is
+// requested.
+func (g *grant) rotationOrigin() string {
+	if g.Manage == "" {
+		return uri.OriginOf(g.AuthServer)
+	}
+	return uri.OriginOf(g.Manage)
 }
 
 // checkRotatable returns why a grant cannot be rotated as things are. Nothing has been begun.
@@ -75,8 +84,12 @@ func checkRotatable(ctx context.Context, g *grant, c *config, why cause, name st
 	switch {
 	case g.Status == statusPending:
 		return pendingError(ctx, name)
-	case g.Status == statusLost && why != causeRotate:
+	case g.Status == statusLost && (why != causeRotate && why != causeRecover || g.Manage == ""):
 		return lostError(ctx, g, name)
+	case g.Interactive && g.Manage == "":
+		return userErrorf("the authorization server named no manage URL with the last token of grant %q, so that it "+
+			"can be neither rotated nor revoked; when it has expired, the owner has to be asked again with a write of "+
+			"access to %s", name, mountPath(ctx, grantsPrefix+name))
 	}
 	return checkManageURL(ctx, g, c, fmt.Sprintf("grant %q", name))
 }
@@ -86,24 +99,15 @@ func checkRotatable(ctx context.Context, g *grant, c *config, why cause, name st
 func checkManageURL(ctx context.Context, g *grant, c *config, what string) error {
 	switch {
 	case g.Client != c.WalletAddress:
-		return otherClientError(g, c, what)
+		return otherClientError(g.Client, c, what)
 	case g.Manage == "":
-		return nil // it never got a token, and is requested anew
+		return nil // it has nothing to rotate, and is requested anew
 	case !c.identity().SameOrigin(g.Manage, g.AuthOrigin):
-		return userErrorf(
-			"the manage URL of %s is on %q, not on its authorization server %s: if that is right, add it to "+
-				"allowed_auth_servers in %s",
-			what,
-			uri.OriginOf(g.Manage),
-			g.AuthOrigin,
-			mountPath(ctx, configKey),
-		)
+		return userErrorf("the manage URL of %s is on %q, not on its authorization server %s: if that is right, "+
+			"add it to allowed_auth_servers in %s", what, uri.OriginOf(g.Manage), g.AuthOrigin, mountPath(ctx, configKey))
 	case !strings.Contains(g.Manage, "token/"):
-		return userErrorf(
-			"the manage URL that the authorization server gave for %s has no token/ in its path, which Open "+
-				"Payments requires",
-			what,
-		)
+		return userErrorf("the manage URL that the authorization server gave for %s has no token/ in its path, "+
+			"which Open Payments requires", what)
 	}
 	return nil
 }
@@ -111,41 +115,143 @@ func checkManageURL(ctx context.Context, g *grant, c *config, what string) error
 // rotate gets a new token for the attempt's grant, which bears the intent.
 func (a *attempt) rotate(ctx context.Context) (*grant, error) {
 	if a.grant.Manage == "" {
-		return a.requestAnew(ctx)
+		return a.requestAnew(ctx, nil)
 	}
 	out, err := a.rotateWithRetry(ctx)
 	if err != nil {
-		return nil, a.fail(ctx, err)
+		return nil, a.rotationFailed(ctx, out, err)
 	}
-	if token, ok := out.(authserver.TokenIssued); ok {
-		return a.storeToken(ctx, token)
+	switch out := out.(type) {
+	case authserver.TokenIssued:
+		return a.storeToken(ctx, out)
+	case authserver.RequestFailed: // it cannot rotate, but may be able to grant
+		return a.requestAnew(ctx, serverError(out))
+	default:
+		return a.tokenDead(ctx)
 	}
-	return a.tokenDead(ctx)
 }
 
 // rotateWithRetry requests the rotation until there is an answer to believe: issued, or rejected
 // twice. Asking again is safe: either it rotates now, or it is rejected, which shows that an
-// earlier request had been heard.
+// earlier request had been heard. A RequestFailed without an error means that a new grant is to be
+// requested.
 func (a *attempt) rotateWithRetry(ctx context.Context) (authserver.Outcome, error) {
 	rejected := false
-	return a.sendWithRetry(ctx, uri.OriginOf(a.grant.Manage), func() authserver.Outcome {
+	return a.sendWithRetry(ctx, func() authserver.Outcome {
 		return a.client.Rotate(ctx, a.grant.Manage, a.grant.Token)
 	}, func(out authserver.Outcome) (verdict, error) {
 		switch out := out.(type) {
 		case authserver.TokenRejected:
-			if rejected {
-				return settled, nil
+			if !rejected {
+				rejected = true
+				return recheck, a.checkKeyPublished(ctx)
 			}
-			rejected = true
-			return recheck, a.checkKeyPublished(ctx)
+			if a.config.keyChangedRecently(a.lock.b.clock.Now()) {
+				return a.retireKey(ctx)
+			}
+			return settled, nil
 		case authserver.RequestFailed:
-			if out.UnknownClient() {
-				return retry, a.keyMissing(ctx)
-			}
-			return retry, nil
+			return a.judgeFailedRotation(ctx, out)
 		}
 		return settled, nil
 	})
+}
+
+// judgeFailedRotation decides about an answer that is no rejection.
+func (a *attempt) judgeFailedRotation(ctx context.Context, f authserver.RequestFailed) (verdict, error) {
+	a.grant.Unread = a.grant.Unread || f.Unreadable
+	a.grant.note(f, a.lock.b.clock.Now())
+	switch {
+	case f.Code == authserver.InvalidRotation && a.mayRequestAnew():
+		return settled, nil
+	case (f.UnknownClient() || f.BadSignature()) && a.client.KeyID == a.config.KeyID:
+		if err := a.keyMissing(ctx); err != nil {
+			return retry, err
+		}
+		if a.useRetiringKey(ctx) {
+			return recheck, nil
+		}
+	}
+	return retry, nil
+}
+
+// retireKey decides about a rejection that may only mean that the server has an older copy of the
+// client's key set: it is asked once with the key that is in that copy, and never believed.
+func (a *attempt) retireKey(ctx context.Context) (verdict, error) {
+	if a.useRetiringKey(ctx) {
+		return recheck, nil
+	}
+	return settled, logical.CodedError(http.StatusBadGateway, fmt.Sprintf(
+		"the authorization server %s rejects the token, but the client's key has changed less than an hour ago, and the "+
+			"server may still check signatures with an older copy of the key set; the grant is kept: try again later",
+		a.place.Origin()))
+}
+
+// useRetiringKey has the attempt sign with the key that was in use before, once, if there is one that
+// may still be used.
+func (a *attempt) useRetiringKey(ctx context.Context) bool {
+	if a.client.KeyID != a.config.KeyID || !a.config.keyChangedRecently(a.lock.b.clock.Now()) {
+		return false // it has been tried
+	}
+	k, err := retiringKey(ctx, a.lock.storage, a.config)
+	if err != nil || k == nil {
+		return false
+	}
+	a.client.KeyID, a.client.PrivateKey = k.KeyID, k.PrivateKey
+	return true
+}
+
+// rotationFailed ends an attempt that got no answer to believe.
+func (a *attempt) rotationFailed(ctx context.Context, out authserver.Outcome, err error) error {
+	f, failed := out.(authserver.RequestFailed)
+	if !failed || f.Code != authserver.InvalidRotation {
+		return a.fail(ctx, err)
+	}
+	if a.grant.Interactive && a.cause != causeRevoke && a.grant.doubtIsOver(a.lock.b.clock.Now(), a.rotatedSince(a.grant.Doubt.Since)) {
+		return a.lose(ctx, "the authorization server has answered every rotation with invalid_rotation since "+
+			a.grant.Doubt.Since.UTC().Format(time.RFC3339))
+	}
+	return a.fail(ctx, logical.CodedError(http.StatusBadGateway, fmt.Sprintf(
+		"the authorization server %s cannot rotate the token now, which it also says while its database is in trouble; "+
+			"the grant is kept: try again later, or have its owner asked again with a write of access and ask_again=true",
+		f)))
+}
+
+const (
+	doubtTime    = time.Hour
+	doubtAnswers = 3
+	doubtLimit   = 24 * time.Hour
+)
+
+// note counts an answer that may mean that the token is dead. Any other answer shows that the server
+// is in some other trouble.
+func (g *grant) note(f authserver.RequestFailed, now time.Time) {
+	switch {
+	case f.Status == 0: // no answer
+	case f.Code != authserver.InvalidRotation:
+		g.Doubt = nil
+	case g.Doubt == nil:
+		g.Doubt = &doubt{Since: now, Count: 1}
+	default:
+		g.Doubt = &doubt{Since: g.Doubt.Since, Count: g.Doubt.Count + 1}
+	}
+}
+
+// doubtIsOver reports whether invalid_rotation has been the only answer for so long that the token is
+// dead. othersRotate: the server has rotated another grant meanwhile.
+func (g *grant) doubtIsOver(now time.Time, othersRotate bool) bool {
+	if g.Doubt == nil {
+		return false
+	}
+	age := now.Sub(g.Doubt.Since)
+	return age >= doubtLimit || age >= doubtTime && g.Doubt.Count >= doubtAnswers && othersRotate
+}
+
+// rotatedSince reports whether the attempt's server has issued a token to anybody since a time.
+func (a *attempt) rotatedSince(since time.Time) bool {
+	at, _ := a.lock.b.issuedAt.Load(a.grant.AuthOrigin)
+	last, known := at.(time.Time)
+	return known && last.After(since)
 }
 
 // checkKeyPublished returns an error unless the client's key set holds our key: without it a
@@ -153,14 +259,8 @@ func (a *attempt) rotateWithRetry(ctx context.Context) (authserver.Outcome, erro
 func (a *attempt) checkKeyPublished(ctx context.Context) error {
 	published, err := a.client.KeyPublished(ctx)
 	if err != nil {
-		return logical.CodedError(
-			http.StatusBadGateway,
-			fmt.Sprintf(
-				"the server rejected the token, and whether the client's key is published cannot be told: %s; try "+
-					"again later",
-				err,
-			),
-		)
+		return logical.CodedError(http.StatusBadGateway, fmt.Sprintf(
+			"the server rejected the token, and whether the client's key is published cannot be told: %s; try again later", err))
 	}
 	if !published {
 		return keyNotPublished(ctx, a.client.Identity)
@@ -190,40 +290,83 @@ func (a *attempt) tokenDead(ctx context.Context) (*grant, error) {
 	case a.cause == causeRevoke:
 		return a.grant, nil
 	}
-	return a.requestAnew(ctx)
+	return a.requestAnew(ctx, nil)
 }
 
-// requestAnew requests a new grant with the stored rights at the stored endpoint.
-func (a *attempt) requestAnew(ctx context.Context) (*grant, error) {
+// mayRequestAnew reports whether a new grant may be requested in the place of this one.
+func (a *attempt) mayRequestAnew() bool {
+	return a.role == "" && !a.grant.Interactive && a.cause != causeRevoke && a.grant.AuthServer != "" &&
+		a.lock.b.clock.Since(a.grant.AskedAt) >= askInterval
+}
+
+// requestAnew requests a new grant with the stored rights at the stored endpoint, in the place of one
+// whose token is dead; or cannot be rotated, for the reason doubtful, and then still counts if the
+// request fails.
+func (a *attempt) requestAnew(ctx context.Context, doubtful error) (*grant, error) {
 	now := a.lock.b.clock.Now()
-	if wait := a.grant.AskedAt.Add(askInterval).Sub(now); wait > 0 {
-		return nil, a.fail(ctx, logical.CodedError(
-			http.StatusBadGateway,
-			fmt.Sprintf(
-				"the authorization server %s rejects the token, and was asked for a new grant less than a minute "+
-					"ago; try again in %s",
-				a.grant.AuthOrigin,
-				wait.Round(time.Second),
-			),
-		))
+	if err := a.config.checkAllowed("auth_server", a.grant.AuthServer); err != nil {
+		return nil, a.fail(ctx, err)
+	}
+	if wait := a.grant.AskedAt.Add(askInterval).Sub(now); wait > 0 && wait <= askInterval {
+		return nil, a.fail(ctx, logical.CodedError(http.StatusBadGateway, fmt.Sprintf(
+			"the authorization server %s rejects the token, and was asked for a new grant less than a minute ago; try again in %s",
+			a.grant.AuthOrigin, wait.Round(time.Second))))
+	}
+	if !a.moveTo(ctx, uri.OriginOf(a.grant.AuthServer)) {
+		return nil, a.fail(ctx, logical.CodedError(http.StatusBadGateway, fmt.Sprintf(
+			"the authorization server %s rejects the token, and is too busy to be asked for a new grant; try again", a.grant.AuthOrigin)))
 	}
 	a.grant.AskedAt = now
-	before := a.grant.Continue
+	former := a.grant.ending()
 	switch out := a.client.RequestGrant(ctx, a.grant.AuthServer, a.grant.Requested, nil).(type) {
 	case authserver.TokenIssued:
+		a.grant.Continue = authserver.Continuation{} // the former grant's
+		if former.Continue.URL != out.Continue.URL && former.Continue.URL != "" || doubtful != nil {
+			a.grant.replace(former, now)
+		}
 		g, err := a.storeToken(ctx, out)
-		if err == nil && before.URL != "" && before.URL != g.Continue.URL {
-			a.cancelContinuation(ctx, before)
+		if err == nil {
+			_ = a.endFormers(ctx, g) // or the worker does
 		}
 		return g, err
 	case authserver.ConsentRequired:
-		a.cancelContinuation(ctx, out.Continue)
+		a.endOffer(ctx, out)
+		if doubtful != nil {
+			return nil, a.fail(ctx, doubtful)
+		}
 		a.grant.Interactive = true
 		return nil, a.lose(ctx, "the authorization server now wants the owner's consent")
 	case authserver.RequestFailed:
+		if doubtful != nil {
+			return nil, a.fail(ctx, doubtful)
+		}
 		return nil, a.fail(ctx, a.requestError(ctx, out))
 	default:
 		return nil, unexpectedOutcome(out)
+	}
+}
+
+// moveTo exchanges the attempt's place for one at another server, without waiting, and reports whether
+// there was one.
+func (a *attempt) moveTo(ctx context.Context, origin string) bool {
+	if origin == a.place.Origin() {
+		return a.place.Return()
+	}
+	a.place.Leave()
+	atOnce, cancel := context.WithCancel(ctx)
+	cancel()
+	place, ok := a.client.Enter(atOnce, origin, false)
+	if ok {
+		a.place = place
+	}
+	return ok
+}
+
+// endOffer cancels what the owner would have to consent to, because nobody is going to ask.
+func (a *attempt) endOffer(ctx context.Context, offer authserver.ConsentRequired) {
+	e := ending{AuthOrigin: a.grant.AuthOrigin, OperatorHosts: a.grant.OperatorHosts, Continue: offer.Continue}
+	if err := a.lock.b.end(ctx, a.config, e); err != nil {
+		a.lock.b.Logger().Warn("a grant that needs its owner's consent could not be cancelled; it expires", "grant", a.lock.name, "error", err)
 	}
 }
 

@@ -51,7 +51,7 @@ func checkSignable(ctx context.Context, g *grant, c *config, name string) error 
 	case g.Status == statusLost:
 		return lostError(ctx, g, name)
 	case g.Client != c.WalletAddress:
-		return otherClientError(g, c, fmt.Sprintf("grant %q", name))
+		return otherClientError(g.Client, c, fmt.Sprintf("grant %q", name))
 	}
 	return nil
 }

@@ -31,6 +31,9 @@ type tokenEvent struct {
 // renewals, revocations, explicit rotations, asking, continuing, keep-alive and the leases of
 // roles. It is the place to count or announce it.
 func (b *Backend) record(e tokenEvent) {
+	if e.result == resultIssued && e.cause != causeImport {
+		b.issuedAt.Store(e.server, b.clock.Now())
+	}
 	fields := []any{"cause", e.cause, "auth_server", e.server}
 	if e.role != "" {
 		fields = append(fields, "role", e.role)

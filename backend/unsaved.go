@@ -3,7 +3,9 @@
 package backend
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"time"
 
@@ -53,19 +55,38 @@ func (l *grantLock) persistUnsaved(ctx context.Context) error {
 func (l *grantLock) save(ctx context.Context) error {
 	ctx, stop := deadline.After(ctx, l.b.clock, saveAttempt)
 	defer stop()
-	stored, err := loadGrant(ctx, l.storage, l.name)
-	if err != nil {
-		return err
-	}
-	if !stored.hasIntent(l.entry.unsaved.intentID) {
+	u := l.entry.unsaved
+	err := l.storeOver(ctx, &grant{Intent: &intent{ID: u.intentID}}, u.grant)
+	if err == nil || errors.Is(err, errTakenOver) {
 		l.entry.unsaved = nil
+	}
+	return err
+}
+
+// storeOver stores a grant over an entry that bears owner's intent or, if owner has none, is owner's; and
+// over no other. An entry that holds the grant already counts as stored: a write may succeed and
+// report an error.
+func (l *grantLock) storeOver(ctx context.Context, owner, next *grant) error {
+	stored, err := loadGrant(ctx, l.storage, l.name)
+	switch {
+	case err != nil:
+		return err
+	case stored.equals(next):
+		return nil
+	case owner.Intent != nil && !stored.hasIntent(owner.Intent.ID), owner.Intent == nil && !stored.equals(owner):
 		return errTakenOver
 	}
-	if err := l.store(ctx, l.entry.unsaved.grant); err != nil {
+	if _, err := l.schedule(ctx, stored, next); err != nil {
 		return err
 	}
-	l.entry.unsaved = nil
-	return nil
+	return l.store(ctx, next)
+}
+
+// equals reports whether two grants have the same entry in storage.
+func (g *grant) equals(other *grant) bool {
+	one, err := json.Marshal(g)
+	two, otherErr := json.Marshal(other)
+	return g != nil && err == nil && otherErr == nil && bytes.Equal(one, two)
 }
 
 // saveLater goes on trying to store an unsaved answer, every second, for as long as the engine

@@ -65,7 +65,7 @@ func (b *Backend) rollBack(ctx context.Context, req *logical.Request, _ string, 
 		b.Logger().Error("an entry of the WAL cannot be read", "error", err)
 		return err
 	}
-	if l.Grant.endURL() == "" {
+	if l.Grant.ending().url() == "" {
 		b.Logger().Warn("a grant may have been made whose answer was lost; it expires", l.logFields(nil)...)
 		return nil
 	}

@@ -26,6 +26,8 @@ type Identity struct {
 	CACert             string        // PEM; trusted alongside the system's certificates
 	AllowedAuthServers []string      // origins; empty: any public one
 	RequestTimeout     time.Duration // of requests that may be repeated
+
+	MaxRequestsPerServer int // at once, to one origin, that change something
 }
 
 // SameOrigin reports whether a URL is on the origin home or on one that the operator allows.
@@ -39,6 +41,7 @@ func (i Identity) SameOrigin(target, home string) bool {
 type Network struct {
 	clock      clockwork.Clock
 	transports transports
+	places     places
 }
 
 // NewNetwork returns a network whose time limits run on clock.

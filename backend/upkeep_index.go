@@ -13,16 +13,17 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// Which grants are due is in an index in storage, so that a tick costs what is due and not what is
-// stored:
+// When there is something to do about a grant is in an index in storage, so that a tick costs what is
+// due and not what is stored:
 //
 //	keepalive/HOUR/MMSS-NAME  a slot: when the grant is checked (HOUR since 1970)
 //	keepalive/cursor          the first hour that is not done yet
 //
-// Reads, renewals and revocations leave it alone: a grant that has been rotated since is moved when
-// its slot comes. A slot is put before the grant's entry, and before the slot that it follows is
-// deleted. So a crash may leave one too many, which soon coincides with the right one, since slots
-// follow from what is stored; it never leaves one too few.
+// A write of a grant puts a slot only if there is something to do earlier than before. So reads,
+// renewals and revocations leave the index alone: a grant that has been rotated since is moved when its
+// slot comes. A slot is put before the grant's entry, and before the slot that it follows is deleted. So
+// a crash may leave one too many, which soon coincides with the right one, since slots follow from what
+// is stored; it never leaves one too few.
 const (
 	keepalivePrefix = "keepalive/"
 	cursorKey       = keepalivePrefix + "cursor"
@@ -54,11 +55,12 @@ func listSlots(ctx context.Context, s logical.Storage, hour int64) ([]string, er
 	return slots, nil
 }
 
-// schedule puts a grant into the index that is about to be stored, if it is a new one or its
-// keepalive has changed, and returns the slot's key.
-func (l *grantLock) schedule(ctx context.Context, former, g *grant) (string, error) {
-	at := nextCheck(g, l.b.clock.Now())
-	if at.IsZero() || former != nil && former.Settings.Keepalive == g.Settings.Keepalive {
+// schedule puts a grant into the index that is about to be stored, if there is something to do about
+// it before the slot that the stored one (nil: none) has, and returns the slot's key.
+func (l *grantLock) schedule(ctx context.Context, stored, g *grant) (string, error) {
+	now := l.b.clock.Now()
+	at, before := nextCheck(g, now), nextCheck(stored, now)
+	if at.IsZero() || !before.IsZero() && !at.Before(before) {
 		return "", nil
 	}
 	return l.putSlot(ctx, at, slot{})
@@ -87,12 +89,13 @@ func (l *grantLock) failures(ctx context.Context, key string) (uint, error) {
 	return s.Failures, nil
 }
 
-// hoursUntil lists the hours that may hold slots, up to now's. The one before from is among them,
-// because the clocks of nodes differ. If from is not known, all hours are listed once, for which
-// some storages read the whole index.
-func hoursUntil(ctx context.Context, s logical.Storage, now, from int64, known bool) (hours []int64, err error) {
-	if known {
-		for hour := min(from, now) - 1; hour <= now; hour++ {
+// hoursToCheck lists the hours that may hold slots, up to now's. The one before from is among them,
+// because the clocks of nodes differ. If from is not known, all hours are listed once, for which some
+// storages read the whole index. If it is ahead of now, the clock was set back, and slots may be
+// anywhere: then the hours to come are listed as well.
+func hoursToCheck(ctx context.Context, s logical.Storage, now, from int64, known bool) (hours []int64, err error) {
+	if known && from <= now {
+		for hour := from - 1; hour <= now; hour++ {
 			hours = append(hours, hour)
 		}
 		return hours, nil
@@ -104,7 +107,7 @@ func hoursUntil(ctx context.Context, s logical.Storage, now, from int64, known b
 	hours = []int64{now}
 	for _, name := range names {
 		hour, err := strconv.ParseInt(strings.TrimSuffix(name, "/"), 10, 64)
-		if err == nil && hour < now {
+		if err == nil && (hour < now || known && hour > now) {
 			hours = append(hours, hour)
 		}
 	}
