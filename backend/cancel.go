@@ -13,8 +13,8 @@ import (
 )
 
 // cancelGrant ends a grant at its server, or the token where it has no continuation. A grant that
-// is gone already counts as ended, unless the server may have said so because it could not check
-// our signature. A new grant that its owner is being asked for is also cancelled.
+// was gone before counts as ended, unless the server may have said so because it could not check our
+// signature. A new grant that its owner is being asked for is also cancelled.
 func (b *Backend) cancelGrant(ctx context.Context, client authserver.Identity, g *grant) error {
 	if g.Pending != nil {
 		if err := b.cancelGrant(ctx, client, g.Pending.grant()); err != nil {
@@ -37,7 +37,7 @@ func (b *Backend) cancelGrant(ctx context.Context, client authserver.Identity, g
 	if err == nil || !errors.As(err, &f) {
 		return err
 	}
-	if f.Gone() || f.UnknownClient() {
+	if f.Gone || f.UnknownClient() || f.BadSignature() {
 		if published, err := at.KeyPublished(ctx); err == nil && !published {
 			return userErrorf(
 				"%s/jwks.json does not hold the public key of %s under key_id, so the authorization server cannot "+
@@ -46,7 +46,7 @@ func (b *Backend) cancelGrant(ctx context.Context, client authserver.Identity, g
 				mountPath(ctx, configKey),
 			)
 		}
-		if f.Gone() {
+		if f.Gone {
 			return nil
 		}
 	}
@@ -79,7 +79,7 @@ func (a *attempt) cancelContinuation(ctx context.Context, at authserver.Continua
 		return
 	}
 	var f authserver.RequestFailed
-	if err := a.client.Cancel(ctx, at); err != nil && !(errors.As(err, &f) && f.Gone()) {
+	if err := a.client.Cancel(ctx, at); err != nil && !(errors.As(err, &f) && f.Gone) {
 		a.lock.b.Logger().
 			Warn("what is left of a former grant could not be cancelled", "grant", a.lock.name, "error", err)
 	}
