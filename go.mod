@@ -18,6 +18,7 @@ require (
 	github.com/interledger/open-payments-go v0.2.0
 	github.com/jonboulle/clockwork v0.5.0
 	golang.org/x/sync v0.24.0
+	golang.org/x/text v0.35.0
 )
 
 require (
@@ -107,7 +108,6 @@ require (
 	golang.org/x/net v0.52.0 // indirect
 	golang.org/x/oauth2 v0.36.0 // indirect
 	golang.org/x/sys v0.42.0 // indirect
-	golang.org/x/text v0.35.0 // indirect
 	golang.org/x/time v0.15.0 // indirect
 	google.golang.org/api v0.271.0 // indirect
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260330182312-d5a96adf58d8 // indirect

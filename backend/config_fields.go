@@ -30,7 +30,7 @@ var configFields = map[string]*framework.FieldSchema{
 		Type:    framework.TypeDurationSecond,
 		Default: int(defaultRequestTimeout / time.Second),
 		Description: "Time limit, 1s to 60s, of requests that may be repeated (documents, key sets, cancelling). " +
-			"The answer to a rotation is waited for up to 60s.",
+			"The answer to a rotation is waited for up to 80s.",
 		DisplayAttrs: &framework.DisplayAttributes{Name: "Request timeout"},
 	},
 	"ca_cert": {

@@ -162,7 +162,7 @@ func (a *attempt) judgeFailedRotation(ctx context.Context, f authserver.RequestF
 	a.grant.Unread = a.grant.Unread || f.Unreadable
 	a.grant.note(f, a.lock.b.clock.Now())
 	switch {
-	case f.Code == authserver.InvalidRotation && a.mayRequestAnew():
+	case f.RotationRefused() && a.mayRequestAnew():
 		return settled, nil
 	case (f.UnknownClient() || f.BadSignature()) && a.client.KeyID == a.config.KeyID:
 		if err := a.keyMissing(ctx); err != nil {
@@ -204,7 +204,7 @@ func (a *attempt) useRetiringKey(ctx context.Context) bool {
 // rotationFailed ends an attempt that got no answer to believe.
 func (a *attempt) rotationFailed(ctx context.Context, out authserver.Outcome, err error) error {
 	f, failed := out.(authserver.RequestFailed)
-	if !failed || f.Code != authserver.InvalidRotation {
+	if !failed || !f.RotationRefused() {
 		return a.fail(ctx, err)
 	}
 	if a.grant.Interactive && a.cause != causeRevoke && a.grant.doubtIsOver(a.lock.b.clock.Now(), a.rotatedSince(a.grant.Doubt.Since)) {
@@ -228,7 +228,7 @@ const (
 func (g *grant) note(f authserver.RequestFailed, now time.Time) {
 	switch {
 	case f.Status == 0: // no answer
-	case f.Code != authserver.InvalidRotation:
+	case !f.RotationRefused():
 		g.Doubt = nil
 	case g.Doubt == nil:
 		g.Doubt = &doubt{Since: now, Count: 1}

@@ -3,8 +3,10 @@
 package authserver
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"net/http"
 	"slices"
 	"time"
 
@@ -12,11 +14,13 @@ import (
 	as "github.com/interledger/open-payments-go/generated/authserver"
 	"github.com/jonboulle/clockwork"
 
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/deadline"
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/uri"
 )
 
-// AnswerTimeout is how long the engine waits for an answer that it cannot request a second time.
-const AnswerTimeout = 60 * time.Second
+// AnswerTimeout is how long the engine waits for an answer that it cannot request a second time. A
+// Rafiki whose database is overloaded waits for 60 s itself, and answers just after that.
+const AnswerTimeout = 80 * time.Second
 
 // Identity is the Open Payments client that requests are made as, and how it reaches servers.
 type Identity struct {
@@ -39,9 +43,10 @@ func (i Identity) SameOrigin(target, home string) bool {
 // Network holds the connections of one mount to servers. Its zero value is not usable; NewNetwork
 // makes one.
 type Network struct {
-	clock      clockwork.Clock
-	transports transports
-	places     places
+	clock       clockwork.Clock
+	transports  transports
+	clientForms clientForms
+	places      places
 }
 
 // NewNetwork returns a network whose time limits run on clock.
@@ -70,6 +75,19 @@ type Continuation struct {
 	Token string `json:"token,omitempty"`
 }
 
+// completed returns a continuation with what it lacks of the former one; the zero value if a part
+// is still missing, because without it nothing can be continued or cancelled.
+func (c Continuation) completed(former Continuation) Continuation {
+	if c == (Continuation{}) {
+		return c
+	}
+	c = Continuation{URL: cmp.Or(c.URL, former.URL), Token: cmp.Or(c.Token, former.Token)}
+	if c.URL == "" || c.Token == "" {
+		return Continuation{}
+	}
+	return c
+}
+
 // Rotate requests a new token (OpenAPI post-token). The request is sent once. The outcome is
 // TokenIssued, TokenRejected or RequestFailed.
 func (c *Client) Rotate(ctx context.Context, manage, token string) Outcome {
@@ -79,7 +97,7 @@ func (c *Client) Rotate(ctx context.Context, manage, token string) Outcome {
 		_, err := sdk.Token.Rotate(x.ctx, openpayments.TokenRotateParams{URL: manage, AccessToken: token})
 		return err
 	})
-	switch out := x.outcome().(type) {
+	switch out := x.outcome(Continuation{}).(type) {
 	case ConsentRequired, ConsentPending: // not answers to a rotation
 		return x.failure()
 	default:
@@ -93,9 +111,37 @@ func (c *Client) Rotate(ctx context.Context, manage, token string) Outcome {
 //
 // The answer is waited for as long as a rotation's, because a grant whose answer is missed could
 // not be cancelled by anybody.
+//
+// Where the server refuses the request without saying why, it is sent once more with the client in
+// the other form that servers take.
 func (c *Client) RequestGrant(ctx context.Context, endpoint string, access json.RawMessage, finish *Finish) Outcome {
+	ctx, stop := deadline.After(ctx, c.network.clock, AnswerTimeout)
+	defer stop()
+	origin := uri.OriginOf(endpoint)
+	form := c.network.clientForms.of(origin)
+	out := c.requestGrant(ctx, endpoint, access, finish, form)
+	refused, failed := out.(RequestFailed)
+	if failed && refused.Status == http.StatusBadRequest && !refused.HasCode && ctx.Err() == nil {
+		form = form.other()
+		second := c.requestGrant(ctx, endpoint, access, finish, form)
+		f, failed := second.(RequestFailed)
+		if failed && !f.HasCode && !f.MaybeHeard() {
+			return refused // the form is not the reason
+		}
+		out = second
+	}
+	if _, failed := out.(RequestFailed); !failed {
+		c.network.clientForms.remember(origin, form)
+	}
+	return out
+}
+
+func (c *Client) requestGrant(
+	ctx context.Context, endpoint string, access json.RawMessage, finish *Finish, form clientForm,
+) Outcome {
 	x := c.exchange(ctx, endpoint, AnswerTimeout)
 	defer x.stop()
+	x.clientForm = form
 	x.send(func(sdk *openpayments.AuthenticatedClient) error {
 		body, err := grantRequest(access, finish)
 		if err != nil {
@@ -104,11 +150,14 @@ func (c *Client) RequestGrant(ctx context.Context, endpoint string, access json.
 		_, err = sdk.Grant.Request(x.ctx, openpayments.GrantRequestParams{URL: endpoint, RequestBody: body})
 		return err
 	})
-	switch out := x.outcome().(type) {
+	switch out := x.outcome(Continuation{}).(type) {
 	case TokenRejected: // there is no token yet that it could reject
 		return out.RequestFailed
 	case ConsentPending:
 		return x.failure()
+	case RequestFailed:
+		out.Redirect = x.redirect()
+		return out
 	default:
 		return out
 	}
@@ -151,32 +200,37 @@ func (c *Client) Continue(ctx context.Context, at Continuation, interactRef stri
 		)
 		return err
 	})
-	switch out := x.outcome().(type) {
+	switch out := x.outcome(at).(type) {
 	case TokenRejected:
 		return out.RequestFailed
 	case ConsentRequired:
 		return x.failure()
+	case ConsentPending:
+		if out.Continue == (Continuation{}) {
+			out.Continue = at
+		}
+		return out
 	default:
 		return out
 	}
 }
 
 // Cancel ends a grant and all its tokens (OpenAPI delete-continue). It may be repeated. Where the
-// server did not do it, the error is a RequestFailed.
+// server did not do it, the error is a RequestFailed, whose Gone says whether it was done before.
 func (c *Client) Cancel(ctx context.Context, at Continuation) error {
 	x := c.exchange(ctx, at.URL, c.RequestTimeout)
 	defer x.stop()
 	return x.delete(func(sdk *openpayments.AuthenticatedClient) error {
 		return sdk.Grant.Cancel(x.ctx, openpayments.GrantCancelParams{URL: at.URL, AccessToken: at.Token})
-	})
+	}, grantGone)
 }
 
 // Revoke ends one token (OpenAPI delete-token). It may be repeated. Where the server did not do it,
-// the error is a RequestFailed.
+// the error is a RequestFailed, whose Gone says whether it was done before.
 func (c *Client) Revoke(ctx context.Context, manage, token string) error {
 	x := c.exchange(ctx, manage, c.RequestTimeout)
 	defer x.stop()
 	return x.delete(func(sdk *openpayments.AuthenticatedClient) error {
 		return sdk.Token.Revoke(x.ctx, openpayments.TokenRevokeParams{URL: manage, AccessToken: token})
-	})
+	}, tokenGone)
 }

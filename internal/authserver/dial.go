@@ -150,9 +150,11 @@ func newTransport(r reach, pool *x509.CertPool) *http.Transport {
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			return dialer.DialContext(ctx, network, address)
 		},
-		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool},
-		TLSHandshakeTimeout:    10 * time.Second,
-		ForceAttemptHTTP2:      true,
+		TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool, NextProtos: []string{"http/1.1"}},
+		TLSHandshakeTimeout: 10 * time.Second,
+		// HTTP/1.1 only: all requests to an origin share one HTTP/2 connection, and if that goes silent
+		// none of the origin's grants gets an answer.
+		TLSNextProto:           map[string]func(string, *tls.Conn) http.RoundTripper{},
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: 64 << 10,
 		// Rafiki closes idle connections after 5 s. A connection that is kept longer breaks under a

@@ -4,7 +4,6 @@ package authserver
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
@@ -14,27 +13,49 @@ import (
 
 // WalletDocument is what the engine reads in a wallet address document (OpenAPI wallet-address).
 type WalletDocument struct {
-	PublicName     string `json:"publicName"`
-	AuthServer     string `json:"authServer"`
-	ResourceServer string `json:"resourceServer"`
+	ID             string // the wallet address as servers compare it; empty: the document has none that can be one
+	PublicName     string
+	AuthServer     string
+	ResourceServer string
 }
 
 // Wallet fetches a wallet address document (OpenAPI get-wallet-address).
 func (c *Client) Wallet(ctx context.Context, address string) (WalletDocument, error) {
-	var doc WalletDocument
 	x := c.exchange(ctx, address, c.RequestTimeout)
 	defer x.stop()
 	x.send(func(sdk *openpayments.AuthenticatedClient) error {
 		_, err := sdk.WalletAddress.Get(x.ctx, openpayments.WalletAddressGetParams{URL: address})
 		return err
 	})
-	if x.status != http.StatusOK {
-		return doc, x.failure()
+	if x.status != http.StatusOK || x.body.cutOff() {
+		f := x.failure()
+		f.Redirect = x.redirect()
+		return WalletDocument{}, f
 	}
-	if json.Unmarshal(x.body, &doc) != nil || doc.AuthServer == "" {
-		return doc, fmt.Errorf("%s answered no wallet address document", x.origin)
+	members := membersOf(x.body.text)
+	doc := WalletDocument{
+		PublicName:     stringOf(members["publicName"]),
+		AuthServer:     stringOf(members["authServer"]),
+		ResourceServer: stringOf(members["resourceServer"]),
+	}
+	if doc.AuthServer == "" {
+		return WalletDocument{}, fmt.Errorf("%s answered no wallet address document", x.origin)
+	}
+	if id := stringOf(members["id"]); c.isWalletAddress(id) {
+		doc.ID = id
 	}
 	return doc, nil
+}
+
+// isWalletAddress reports whether a document's id is a wallet address that this client could fetch
+// the document of.
+func (c *Client) isWalletAddress(id string) bool {
+	u, err := ParseURL(id)
+	if err != nil {
+		return false // also a payment pointer, which is a way to write an address and not the address
+	}
+	_, err = ParseWalletAddress(id)
+	return err == nil && c.CheckReach(u) == nil
 }
 
 // KeyPublished reports whether the client's key set holds its public key under its key id (OpenAPI
@@ -50,20 +71,22 @@ func (c *Client) KeyPublished(ctx context.Context) (bool, error) {
 		_, err := sdk.WalletAddress.GetKeys(x.ctx, openpayments.WalletAddressGetKeysParams{URL: c.WalletAddress})
 		return err
 	})
-	if x.status == http.StatusNotFound {
+	switch {
+	case x.status == http.StatusNotFound:
 		return false, nil
-	}
-	var set struct {
-		Keys []struct{ Kid, X string } `json:"keys"`
-	}
-	if x.status != http.StatusOK {
-		return false, x.failure()
-	}
-	if json.Unmarshal(x.body, &set) != nil {
+	case x.status != http.StatusOK || x.body.cutOff():
+		f := x.failure()
+		if address, ok := strings.CutSuffix(x.redirect(), "/jwks.json"); ok {
+			f.Redirect = address
+		}
+		return false, f
+	case !isObject(x.body.text):
 		return false, fmt.Errorf("%s answered no key set", x.origin)
 	}
-	for _, k := range set.Keys {
-		if k.Kid == c.KeyID && strings.TrimRight(k.X, "=") == key["x"] {
+	// Each key is read on its own: a neighbour's may be of any kind.
+	for _, raw := range elementsOf(membersOf(x.body.text)["keys"]) {
+		k := membersOf(raw)
+		if stringOf(k["kid"]) == c.KeyID && strings.TrimRight(stringOf(k["x"]), "=") == key["x"] {
 			return true, nil
 		}
 	}

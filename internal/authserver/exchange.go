@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strconv"
 	"time"
 
@@ -19,8 +20,6 @@ import (
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/uri"
 )
 
-const maxAnswer = 1 << 20 // bytes
-
 // exchange is one request and its raw answer. It is the transport of an SDK client that is made for
 // this request alone.
 type exchange struct {
@@ -29,10 +28,13 @@ type exchange struct {
 	stop   context.CancelFunc
 	origin string
 
-	sentAt time.Time
-	status int // 0: no answer
-	body   []byte
-	err    error // of the transport or of our own rules
+	clientForm clientForm // how a grant request names the client
+
+	sentAt   time.Time
+	status   int // 0: no answer
+	location *url.URL
+	body     body
+	err      error // of the transport or of our own rules
 }
 
 func (c *Client) exchange(ctx context.Context, target string, limit time.Duration) *exchange {
@@ -45,7 +47,7 @@ func (c *Client) exchange(ctx context.Context, target string, limit time.Duratio
 // none.
 func (x *exchange) send(call func(*openpayments.AuthenticatedClient) error) {
 	sdk, err := openpayments.NewAuthenticatedClient(x.client.WalletAddress, x.client.PrivateKey, x.client.KeyID,
-		openpayments.WithPreSignHook(compactBody),
+		openpayments.WithPreSignHook(x.prepareBody),
 		openpayments.WithHTTPClientAuthed(&http.Client{
 			Transport:     x,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -58,13 +60,16 @@ func (x *exchange) send(call func(*openpayments.AuthenticatedClient) error) {
 	}
 }
 
-// delete sends a request that ends something. A nil error means that the server has ended it.
-func (x *exchange) delete(call func(*openpayments.AuthenticatedClient) error) error {
+// delete sends a request that ends something. A nil error means that the server has ended it: it
+// says so without a word, so that a maintenance page is not taken for it.
+func (x *exchange) delete(call func(*openpayments.AuthenticatedClient) error, gone func(RequestFailed) bool) error {
 	x.send(call)
-	if x.status/100 == 2 {
+	if x.status/100 == 2 && x.body.isEmpty() {
 		return nil
 	}
-	return x.failure()
+	f := x.failure()
+	f.Gone = gone(f)
+	return f
 }
 
 // RoundTrip sends a request on the transport that its target is allowed, and keeps the whole
@@ -80,42 +85,43 @@ func (x *exchange) roundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
+	req = req.Clone(x.ctx)
+	// Servers verify what the signature covers, and this it does not cover.
+	req.Header.Set("Accept-Encoding", "identity")
 	x.sentAt = x.client.network.clock.Now()
-	resp, err := x.client.network.transports.get(where, x.client.CACert).RoundTrip(req.WithContext(x.ctx))
+	resp, err := x.client.network.transports.get(where, x.client.CACert).RoundTrip(req)
 	if err != nil {
 		return nil, err
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
-	if err == nil && len(body) > maxAnswer {
-		err = errors.New("the answer is larger than 1 MiB")
-	}
-	if err != nil {
-		return nil, err
-	}
-	x.status, x.body = resp.StatusCode, body
-	resp.Body = io.NopCloser(bytes.NewReader(body))
+	x.body = readBody(resp.Body, resp.Header.Get("Content-Encoding"))
+	x.status = resp.StatusCode
+	x.location, _ = resp.Location()
+	resp.Body = io.NopCloser(bytes.NewReader(x.body.text))
 	return resp, nil
 }
 
-// compactBody puts a request's body into the one form that every server signs alike: some compute
+// prepareBody puts a request's body into the one form that every server signs alike: some compute
 // the digest over JSON.stringify(JSON.parse(body)), which is what RFC 8785 writes for our bodies,
 // and what json.Marshal does not.
-func compactBody(req *http.Request) {
+func (x *exchange) prepareBody(req *http.Request) {
 	if req.Body == nil || req.Body == http.NoBody {
 		return
 	}
-	body, err := io.ReadAll(req.Body)
+	content, err := io.ReadAll(req.Body)
 	if err == nil {
-		if compact, err := jcs.Transform(body); err == nil {
-			body = compact
+		if x.clientForm == clientString {
+			content = withClientString(content, x.client.WalletAddress)
+		}
+		if compact, err := jcs.Transform(content); err == nil {
+			content = compact
 		}
 	}
-	req.ContentLength = int64(len(body))
+	req.ContentLength = int64(len(content))
 	if req.Header.Get("Content-Length") != "" {
-		req.Header.Set("Content-Length", strconv.Itoa(len(body)))
+		req.Header.Set("Content-Length", strconv.Itoa(len(content)))
 	}
-	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil }
 	req.Body, _ = req.GetBody()
 }
 
@@ -123,7 +129,12 @@ func compactBody(req *http.Request) {
 func (x *exchange) failure() RequestFailed {
 	f := RequestFailed{Origin: x.origin, Status: x.status}
 	if x.status != 0 {
-		f.Code = errorCode(x.body)
+		f.Unreadable = x.status/100 == 2 && !x.body.json && !x.body.isEmpty()
+		f.Timeout = f.Unreadable && x.ctx.Err() != nil
+		if x.body.json {
+			e := readErrorAnswer(x.body.text)
+			f.Code, f.HasCode, f.badSignature = e.known(), e.code != "", e.aboutSignature()
+		}
 		return f
 	}
 	for _, rule := range []error{errNotPublic, errPlainHTTP} {
@@ -135,3 +146,21 @@ func (x *exchange) failure() RequestFailed {
 	f.Timeout = x.ctx.Err() != nil || errors.As(x.err, &timeout) && timeout.Timeout()
 	return f
 }
+
+// redirect returns the address that the server redirects to, without its query; empty if it names
+// none that somebody could write in the place of the one that was asked.
+func (x *exchange) redirect() string {
+	if x.location == nil || !x.failure().IsRedirect() {
+		return ""
+	}
+	to := *x.location
+	to.RawQuery, to.ForceQuery = "", false
+	address, err := ParseWalletAddress(to.String())
+	if err != nil || len(address) > maxRedirect {
+		return ""
+	}
+	return address
+}
+
+// maxRedirect is how long an address may be that an error names.
+const maxRedirect = 256

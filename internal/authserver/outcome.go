@@ -5,10 +5,7 @@ package authserver
 import (
 	"encoding/json"
 	"fmt"
-	"math"
 	"net/http"
-	"strconv"
-	"strings"
 	"time"
 )
 
@@ -49,11 +46,17 @@ type TokenRejected struct{ RequestFailed }
 
 // RequestFailed is any other outcome. It says nothing about the token.
 type RequestFailed struct {
-	Origin  string
-	Status  int       // 0: no answer
-	Code    ErrorCode // empty: none that the documents have
-	Timeout bool
-	Rule    error // why the request was not sent, if our own rules forbade it
+	Origin     string
+	Status     int       // 0: no answer
+	Code       ErrorCode // empty: none that the documents have
+	HasCode    bool      // the server gave a code, if only one that the documents do not have
+	Timeout    bool
+	Unreadable bool   // a 2xx that was cut off, or is no JSON: the server may have done what was asked
+	Gone       bool   // of Cancel and Revoke: there was nothing left to end
+	Redirect   string // the address that a wallet or a grant endpoint redirects to, if it can be named
+	Rule       error  // why the request was not sent, if our own rules forbade it
+
+	badSignature bool
 }
 
 func (TokenIssued) outcome()     {}
@@ -68,8 +71,15 @@ func (f RequestFailed) Error() string {
 	switch {
 	case f.Rule != nil:
 		return fmt.Sprintf("%s %s", f.Origin, f.Rule)
+	case f.Unreadable:
+		return fmt.Sprintf("%s answered %d, and the answer could not be read", f.Origin, f.Status)
 	case f.Status/100 == 2:
 		return fmt.Sprintf("%s answered %d without what was asked for", f.Origin, f.Status)
+	case f.Redirect != "":
+		return fmt.Sprintf("%s answered %d: it redirects to %s; redirects are not followed, so write that address",
+			f.Origin, f.Status, f.Redirect)
+	case f.IsRedirect():
+		return fmt.Sprintf("%s answered %d: it redirects, and redirects are not followed", f.Origin, f.Status)
 	case f.Status != 0 && f.Code != "":
 		return fmt.Sprintf("%s answered %d (%s)", f.Origin, f.Status, f.Code)
 	case f.Status != 0:
@@ -80,10 +90,20 @@ func (f RequestFailed) Error() string {
 	return f.Origin + " could not be reached"
 }
 
-// Gone reports whether the server has nothing left to cancel or revoke.
-func (f RequestFailed) Gone() bool {
-	return f.Status == http.StatusUnauthorized || f.Status == http.StatusNotFound
+// IsRedirect reports whether the server wants the request to be sent to another URL.
+func (f RequestFailed) IsRedirect() bool {
+	switch f.Status {
+	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther,
+		http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
+		return true
+	}
+	return false
 }
+
+// BadSignature reports whether the server says that it could not verify our signature. That is
+// never a rejection of the token, whatever the code: the server may hold an older copy of the
+// client's key set.
+func (f RequestFailed) BadSignature() bool { return f.badSignature }
 
 // UnknownClient reports whether the server may have been unable to find our key (OpenAPI
 // error-invalid-client with 400). It has not looked at the token then.
@@ -98,13 +118,10 @@ func (f RequestFailed) MaybeHeard() bool {
 }
 
 // outcome reads an answer to a request for a token. It is lenient: what holds a token is stored
-// first and judged later.
-func (x *exchange) outcome() Outcome {
-	var answer struct {
-		AccessToken json.RawMessage            `json:"access_token"`
-		Interact    map[string]json.RawMessage `json:"interact"`
-		Continue    json.RawMessage            `json:"continue"`
-	}
+// first and judged later, even if the answer was cut off after it.
+//
+// former is the continuation that the request was sent to. What a new one lacks stays as it was.
+func (x *exchange) outcome(former Continuation) Outcome {
 	if x.status/100 != 2 {
 		f := x.failure()
 		if rejects(f) {
@@ -112,62 +129,57 @@ func (x *exchange) outcome() Outcome {
 		}
 		return f
 	}
-	_ = json.Unmarshal(x.body, &answer) // member by member, as far as it goes
-	next, wait := readContinuation(answer.Continue)
-	if token, ok := readToken(answer.AccessToken); ok {
+	answer := membersOf(x.body.text)
+	next, wait := readContinuation(answer["continue"])
+	next = next.completed(former)
+	if token, ok := readToken(answer["access_token"]); ok {
 		token.SentAt, token.Continue = x.sentAt, next
 		return token
 	}
-	if answer.Interact != nil {
-		out := ConsentRequired{Continue: next, Wait: wait}
-		_ = json.Unmarshal(answer.Interact["redirect"], &out.Redirect)
-		_ = json.Unmarshal(answer.Interact["finish"], &out.Finish)
-		return out
+	consent := ConsentRequired{Continue: next, Wait: wait}
+	if isObject(answer["interact"]) {
+		interact := membersOf(answer["interact"])
+		consent.Redirect, consent.Finish = stringOf(interact["redirect"]), stringOf(interact["finish"])
 	}
-	if next.URL != "" {
+	switch {
+	case !x.body.json && (next == Continuation{} || isObject(answer["interact"]) && consent.Finish == ""):
+		return x.failure() // a part of what was asked for
+	case isObject(answer["interact"]):
+		return consent
+	case isObject(answer["continue"]):
 		return ConsentPending{next, wait}
 	}
 	return x.failure()
 }
 
-// readToken reads the access_token of an answer, member by member: a member of the wrong kind
-// counts as absent. ok reports whether there is a value.
+// readToken reads the access_token of an answer: an object, a list of objects of which the first
+// with a value counts (RFC 9635 section 3.2.2), or the bare value. ok reports whether there is a
+// value.
 func readToken(raw json.RawMessage) (t TokenIssued, ok bool) {
-	var members map[string]json.RawMessage
-	if json.Unmarshal(raw, &members) != nil {
-		return t, false
+	if value := stringOf(raw); value != "" {
+		return TokenIssued{Value: value}, true
 	}
-	_ = json.Unmarshal(members["value"], &t.Value)
-	_ = json.Unmarshal(members["manage"], &t.Manage)
-	var rights []json.RawMessage
-	if json.Unmarshal(members["access"], &rights) == nil && rights != nil {
-		t.Access = members["access"]
+	for _, element := range elementsOf(raw) {
+		if t, ok := readToken(element); ok {
+			return t, true
+		}
 	}
-	t.Lifetime = readLifetime(members["expires_in"])
+	token := membersOf(raw)
+	t = TokenIssued{
+		Value:    stringOf(token["value"]),
+		Manage:   stringOf(token["manage"]),
+		Access:   listOf(token["access"]),
+		Lifetime: secondsOf(token["expires_in"]),
+	}
+	if t.Manage == "" { // RFC 9635 section 3.2.1
+		t.Manage = stringOf(membersOf(token["manage"])["uri"])
+	}
 	return t, t.Value != ""
 }
 
-// readLifetime reads expires_in, a number of seconds or a string that holds one. It returns 0 for
-// what is unusable: none, zero, negative, or more than ten years.
-func readLifetime(raw json.RawMessage) time.Duration {
-	number := strings.Trim(string(raw), `" `)
-	seconds, err := strconv.ParseFloat(number, 64)
-	if err != nil || !(seconds > 0) || seconds > MaxDuration.Seconds() {
-		return 0
-	}
-	return time.Duration(math.Floor(seconds * float64(time.Second)))
-}
-
+// readContinuation reads the continue of an answer (RFC 9635 section 3.1).
 func readContinuation(raw json.RawMessage) (Continuation, time.Duration) {
-	var c struct {
-		URI         string `json:"uri"`
-		AccessToken struct {
-			Value string `json:"value"`
-		} `json:"access_token"`
-		Wait json.RawMessage `json:"wait"`
-	}
-	if json.Unmarshal(raw, &c) != nil {
-		return Continuation{}, 0
-	}
-	return Continuation{URL: c.URI, Token: c.AccessToken.Value}, readLifetime(c.Wait)
+	next := membersOf(raw)
+	token, _ := readToken(next["access_token"])
+	return Continuation{URL: stringOf(next["uri"]), Token: token.Value}, secondsOf(next["wait"])
 }
