@@ -1,11 +1,5 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Grant gets a non-interactive grant from an authorization server without Vault, and prints the
-// fields with which to import it:
-//
-//	grant -client WALLET_ADDRESS -key FILE -key-id ID -access FILE OWNER_WALLET_ADDRESS
-//
-// The lines that it prints are arguments of "vault write op/grants/NAME".
 package main
 
 import (
