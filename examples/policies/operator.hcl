@@ -1,19 +1,19 @@
-# For those who run the mount op/: the client, the grants, rotation after a leak.
-# They get at no access token.
+# This policy is for the operators of the mount op/: the client, the grants, rotation after a leak.
+# It gives no access to tokens.
 #
 #   vault policy write op-operator operator.hcl
 #   vault token create -policy=op-operator -no-default-policy
 #
-# Who may write op/config and op/grants says which servers the engine talks to, and
-# those servers see the tokens: operators can read none, but must be trusted so far.
+# Whoever may write op/config and op/grants decides which servers the engine talks to, and those
+# servers see the tokens: operators cannot read tokens, but have to be trusted to that extent.
 
-# The client. The private key is never read back.
+# The client. A read never returns the private key.
 path "op/config" {
   capabilities = ["create", "read", "update", "patch", "delete"]
 }
 
-# The grants. Reading one answers no token, no manage URL and no continuation. The
-# first path is for lists with and without a slash at the end.
+# The grants. A read returns no token, no manage URL and no continuation. The first two paths are
+# for lists, without and with a trailing slash.
 path "op/grants" {
   capabilities = ["list", "read"]
 }
@@ -24,7 +24,7 @@ path "op/grants/+" {
   capabilities = ["create", "read", "update", "patch", "delete"]
 }
 
-# The roles that leases with grants of their own are made by. They hold no secret.
+# The roles, from which leases with grants of their own are made. They contain no secret.
 path "op/roles" {
   capabilities = ["list", "read"]
 }
@@ -35,17 +35,17 @@ path "op/roles/+" {
   capabilities = ["create", "read", "update", "patch", "delete"]
 }
 
-# Finish a grant that its owner has consented to. Hands nothing out.
+# Finish a grant that its owner has consented to. This hands out nothing.
 path "op/grants/+/continue" {
   capabilities = ["update"]
 }
 
-# Make a leaked token worthless. Hands nothing out.
+# Make a leaked token worthless. This hands out nothing.
 path "op/rotate/+" {
   capabilities = ["update"]
 }
 
-# Replace the client's key. No private key is ever shown.
+# Replace the client's key. No response contains a private key.
 path "op/keys" {
   capabilities = ["read"]
 }
@@ -53,7 +53,7 @@ path "op/keys/rotate" {
   capabilities = ["update"]
 }
 
-# Revoke an application's lease, by its id. The answer is empty.
+# Revoke an application's lease, by its id. The response is empty.
 path "sys/leases/revoke" {
   capabilities        = ["update"]
   required_parameters = ["lease_id"]
@@ -65,7 +65,7 @@ path "sys/leases/revoke" {
 path "sys/leases/revoke/op/token/*" {
   capabilities = ["update"]
   allowed_parameters = {
-    "sync" = [] # And no lease_id, which Vault would prefer to the one in the URL.
+    "sync" = [] # and no lease_id, which Vault would prefer to the one in the URL
   }
 }
 path "sys/leases/revoke/op/creds/*" {
@@ -75,11 +75,11 @@ path "sys/leases/revoke/op/creds/*" {
   }
 }
 
-# Everything else is denied for want of a rule. These are denied in so many words,
-# so that no other policy of the same token (the default one!) can allow them:
-# denial wins over every permission for the same path.
+# Everything else is denied because no rule allows it. The following paths are denied explicitly, so
+# that no other policy of the same token, such as the default one, can allow them: for the same
+# path, deny takes precedence over everything else.
 
-# A read hands a token out.
+# A read hands out a token.
 path "op/token" {
   capabilities = ["deny"]
 }
@@ -90,9 +90,9 @@ path "op/creds/*" {
   capabilities = ["deny"]
 }
 
-# A renewal hands the token out, to whoever knows the lease's id; an id is no secret
-# (logs and audit logs have it). The first two are in the default policy;
-# sys/renew is the old name of sys/leases/renew.
+# A renewal hands out the token to anyone who knows the lease's id, and ids are not secret: logs and
+# audit logs contain them. The first two paths are in the default policy; sys/renew is the old name
+# of sys/leases/renew.
 path "sys/leases/renew" {
   capabilities = ["deny"]
 }
@@ -113,5 +113,5 @@ path "sys/renew/*" {
 # - sys/policies, auth/token/create, identity: more rights than these.
 # - sys/leases/lookup/ (list): the ids of all leases. A lookup shows no token, but
 #   with an id any token with the default policy can renew.
-# A wrapped answer (sys/wrapping/unwrap) belongs to whoever has its wrapping token:
-# no policy keeps that from an operator who has been handed one.
+# A wrapped response (sys/wrapping/unwrap) belongs to whoever has its wrapping token: no policy
+# keeps an operator who has been given one from unwrapping it.
