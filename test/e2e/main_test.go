@@ -8,6 +8,10 @@ import (
 	"runtime"
 	"strconv"
 	"testing"
+
+	// vaulttest builds it: without this import, go test would use a cached result after it has
+	// changed.
+	_ "github.com/vault-open-payments/vault-plugin-secrets-open-payments/plugin"
 )
 
 // parallelPerCore is how many of these tests run at once for each core, unless -parallel says
