@@ -208,9 +208,6 @@ func (l *grantLock) load(ctx context.Context) (*grant, error) {
 // errUnreadable marks the error of an entry that this version cannot read. It adds no words.
 var errUnreadable = errors.New("")
 
-// errUnreadable marks the error of an entry that this version cannot read. It adds no words.
-var errUnreadable = errors.New("")
-
 // loadGrant reads a stored grant; nil if there is none.
 func loadGrant(ctx context.Context, s logical.Storage, name string) (*grant, error) {
 	entry, err := s.Get(ctx, grantsPrefix+name)

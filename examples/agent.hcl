@@ -1,18 +1,18 @@
-# Vault Agent for one application that uses the grant shop-income of the mount op/: it
-# keeps the grant's current token in a file.
+# This Vault Agent serves one application that uses the grant shop-income of the mount op/: it keeps
+# the grant's current token in a file.
 #
 #   vault write op/grants/shop-income renewable=false
 #   vault agent -config=agent.hcl
 #
-# docs/consumers.md explains why it has to be renewable=false, and what the application
-# does when a token is refused.
+# docs/consumers.md explains why the grant needs renewable=false, and what the application does when
+# a token is rejected.
 
 vault {
   address = "https://vault.example:8200"
 }
 
-# Any other method works as well. Its Vault tokens have to come without the default policy
-# (token_no_default_policy=true) and with policies/application.hcl.
+# Any other auth method works. Its Vault tokens must not have the default policy
+# (token_no_default_policy=true) and must have policies/application.hcl.
 auto_auth {
   method "approle" {
     config = {
@@ -23,7 +23,7 @@ auto_auth {
   }
 }
 
-# The file is replaced as a whole, so nobody reads half a token. Further templates with
+# Agent replaces the file as a whole, so that no reader sees half a token. Further templates with
 # the same path share its reads.
 template {
   contents    = "{{ with secret \"op/token/shop-income\" }}{{ .Data.access_token }}{{ end }}"

@@ -1,17 +1,17 @@
-# Vault Proxy for applications that talk to Vault and should not log in themselves. Each
-# has a grant of its own.
+# This Vault Proxy serves applications that talk to Vault and do not log in themselves. Each
+# application has a grant of its own.
 #
 #   vault proxy -config=proxy.hcl
 #
-# There is deliberately no cache stanza: the cache would respond to renewals, and to reads
-# of renewable leases, with tokens that are dead (docs/consumers.md).
+# There is deliberately no cache stanza: the cache would respond to renewals, and to reads of
+# renewable leases, with dead tokens (docs/consumers.md).
 
 vault {
   address = "https://vault.example:8200"
 }
 
-# Any other method works as well. Its Vault tokens have to come without the default policy
-# (token_no_default_policy=true) and with policies/application.hcl, once for each grant.
+# Any other auth method works. Its Vault tokens must not have the default policy
+# (token_no_default_policy=true) and must have policies/application.hcl, once for each grant.
 auto_auth {
   method "approle" {
     config = {
@@ -26,7 +26,7 @@ api_proxy {
   use_auto_auth_token = true
 }
 
-# Whoever can reach the listener gets the tokens.
+# Whoever can connect to the listener gets the tokens.
 listener "tcp" {
   address     = "127.0.0.1:8100"
   tls_disable = true

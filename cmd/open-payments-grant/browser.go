@@ -36,9 +36,8 @@ func openBrowser(ctx context.Context, target string) error {
 		return err
 	}
 	args := append(opener[1:], target)
-	// Without the context's end, so that the browser outlives this program.
-	cmd := exec.CommandContext(context.WithoutCancel(ctx), path,
-		args...) //nolint:gosec // one of three programs; the URL is checked
+	ctx = context.WithoutCancel(ctx)               // the browser outlives this program
+	cmd := exec.CommandContext(ctx, path, args...) //nolint:gosec // one of three programs; the URL is checked
 	cmd.Env = withoutTokens(os.Environ())
 	if err := cmd.Start(); err != nil {
 		return err

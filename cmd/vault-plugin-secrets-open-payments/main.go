@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Vault-plugin-secrets-open-payments is the Open Payments secrets engine as an external plugin,
-// which Vault starts. It only calls package plugin.
 package main
 
 import (

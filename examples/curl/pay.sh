@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MPL-2.0
 
-# Gets paid, and pays, without the client's private key: it stays in Vault, and Vault signs. Uses vault and curl alone,
-# so that the same steps can be written in a language for which there is no example.
+# Gets paid, and pays, without the client's private key: the key stays in Vault, which signs. This
+# needs only vault and curl, so that it can be done the same way in a language for which there is no
+# example.
 #
 #   pay.sh MOUNT INCOME AMOUNT [PAYER]
 #
-# INCOME is the grant to get paid with and PAYER, if given, the grant to pay with. AMOUNT is in the smallest unit of the
-# wallet's asset: 1250 is 12.50 USD. VAULT_ADDR and VAULT_TOKEN name the Vault server and authenticate.
+# INCOME is the grant to get paid with and PAYER, if given, the grant to pay with. AMOUNT is in the
+# smallest unit of the wallet's asset: 1250 means 12.50 USD. VAULT_ADDR and VAULT_TOKEN name the
+# Vault server and the token to use.
 set -euo pipefail
 
 if (($# < 3 || $# > 4)) || [[ ! $3 =~ ^[1-9][0-9]*$ ]]; then
@@ -16,15 +18,16 @@ if (($# < 3 || $# > 4)) || [[ ! $3 =~ ^[1-9][0-9]*$ ]]; then
 fi
 mount=$1 income=$2 amount=$3 payer=${4:-}
 
-# Tokens and headers go through files that only we may read, because everybody on the machine can see a command's
-# arguments.
+# Tokens and headers are passed in files that only this user may read: every user of the machine can
+# see a command's arguments.
 work=$(mktemp -d)
 cd "$work"
 touch leases
 end() {
   local status=$?
   trap - EXIT
-  # The tokens die now and not in ten minutes. Whoever knows a lease's id can renew it, so it also goes through a file.
+  # Revoking the leases ends the tokens now instead of in ten minutes. Whoever knows a lease's id
+  # can renew it, so the ids are also passed in a file.
   while read -r lease; do
     printf %s "$lease" >lease
     vault write sys/leases/revoke lease_id=@lease sync=true >/dev/null </dev/null || status=1
@@ -34,11 +37,11 @@ end() {
 }
 trap end EXIT
 
-# The characters here that the vault command escapes in JSON.
+# The characters that the vault command escapes in JSON, of those that occur here.
 unescape='s/\\u0026/\&/g; s/\\u003c/</g; s/\\u003e/>/g; s/\\\(["\\/]\)/\1/g'
 
-# member NAME FILE prints the first string or number of that name in a JSON file. That is enough for the responses here:
-# their strings hold no quotation marks.
+# member NAME FILE prints the first string or number of that name in a JSON file. That suffices for
+# the responses here: their strings contain no quotation marks.
 member() {
   grep -Eo "\"$1\" *: *(\"[^\"]*\"|[0-9]+)" "$2" | sed -e '2,$d; s/^"[^"]*" *: *//; s/^"//; s/"$//' -e "$unescape" || {
     echo "there is no $1 in ${2%.json}" >&2
@@ -46,11 +49,12 @@ member() {
   }
 }
 
-# post GRANT URL BODY has a request signed by Vault and sends it. It prints the status, and writes the response to the
-# file answer. A token that Vault itself rejects counts as a 401.
+# post GRANT URL BODY has Vault sign a request and sends it. It prints the status, and leaves the
+# response in the file answer. If Vault itself rejects the token, the status is 401.
 post() {
   local request=(access_token=@access_token method=POST url="$2" body="$3")
-  # The signature covers the body exactly as Vault returns it, which is the same each time.
+  # The signature covers the body in the form that Vault returns, to the byte; that form is the same
+  # each time.
   if ! vault write -format=table -field=body "$mount/sign/$1" "${request[@]}" >body 2>answer ||
     ! vault write -format=json -field=headers "$mount/sign/$1" "${request[@]}" >headers.json 2>answer; then
     if grep -q 'access_token: ' answer; then
@@ -64,7 +68,8 @@ post() {
   curl -sS -H @headers -H 'Accept: application/json' --data-binary @body -o answer -w '%{http_code}' "$2"
 }
 
-# create GRANT COLLECTION FIELD [MORE] creates a payment with the amount in FIELD, and sets created to its URL.
+# create GRANT COLLECTION FIELD [MORE] creates a payment with the amount in FIELD, and sets created
+# to its URL.
 create() {
   local attempt token wallet url code scale body status
   for attempt in 1 2; do
@@ -74,7 +79,7 @@ create() {
     printf %s "$token" >access_token
     wallet=$(member wallet_address token.json)
     url=$(member resource_server token.json)/$2
-    curl -sS -f -H 'Accept: application/json' -o wallet.json "$wallet" # which anybody may see
+    curl -sS -f -H 'Accept: application/json' -o wallet.json "$wallet" # a public document
     code=$(member assetCode wallet.json)
     scale=$(member assetScale wallet.json)
     body=$(printf '{"walletAddress": "%s", "%s": {"value": "%s", "assetCode": "%s", "assetScale": %s}%s}' \
@@ -85,8 +90,9 @@ create() {
         created=$(member id answer)
         return
         ;;
-      # A grant has one live token. Another reader takes it from us, even between our read and our request; then a
-      # second read helps. A request that was refused has done nothing, so this pays nothing twice.
+      # A grant has one live token. Any other reader replaces it, even between this script's read
+      # and its request; a second read helps then. A rejected request has done nothing, so this pays
+      # nothing twice.
       401 | 403) ;;
       *) break ;;
     esac

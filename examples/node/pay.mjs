@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Gets paid, and pays, with the official Open Payments client and without the client's private key: it stays in Vault,
-// and Vault signs.
+// Gets paid, and pays, with the official Open Payments client and without the client's private key:
+// the key stays in Vault, which signs.
 //
 //   node pay.mjs MOUNT INCOME AMOUNT [PAYER]
 //
-// INCOME is the grant to get paid with and PAYER, if given, the grant to pay with. AMOUNT is in the smallest unit of the
-// wallet's asset: 1250 is 12.50 USD. VAULT_ADDR and VAULT_TOKEN name the Vault server and authenticate.
+// INCOME is the grant to get paid with and PAYER, if given, the grant to pay with. AMOUNT is in the
+// smallest unit of the wallet's asset: 1250 means 12.50 USD. VAULT_ADDR and VAULT_TOKEN name the
+// Vault server and the token to use.
 
 import { createAuthenticatedClient } from '@interledger/open-payments'
 
@@ -24,7 +25,7 @@ async function vault(path, data) {
     body: JSON.stringify(data)
   })
   const answer = await response.json().catch(() => ({})) // the response to a revocation has no body
-  if (!response.ok) throw new Error(answer.errors?.join('; ') || `Vault answers ${response.status}`)
+  if (!response.ok) throw new Error(answer.errors?.join('; ') || `Vault returned ${response.status}`)
   return answer
 }
 
@@ -38,21 +39,22 @@ async function readToken(grant) {
   return data
 }
 
-// A grant has one live token. Another reader takes it from us, even between our read and our request; then a second read
-// helps. A request that was refused has done nothing, so this pays nothing twice. A payment whose response never came
-// may have been made, and must not be repeated like this.
+// A grant has one live token. Any other reader replaces it, even between this script's read and its
+// request; a second read helps then. A rejected request has done nothing, so this pays nothing
+// twice. A payment whose response never arrived may have been made, and must not be repeated this
+// way.
 async function withToken(grant, use) {
   try {
     return await use(await readToken(grant))
   } catch (err) {
-    const refusedThere = err.status === 401 || err.status === 403
-    const refusedByVault = err.description?.startsWith('access_token:')
-    if (!refusedThere && !refusedByVault) throw err
+    const rejectedByServer = err.status === 401 || err.status === 403
+    const rejectedByVault = err.description?.startsWith('access_token:')
+    if (!rejectedByServer && !rejectedByVault) throw err
     return use(await readToken(grant))
   }
 }
 
-// The client calls this instead of signing the request itself.
+// The client calls this instead of signing.
 async function signInVault(request) {
   const token = request.headers.get('Authorization')?.replace(/^GNAP /, '')
   const { data } = await vault(`${mount}/sign/${grantOf.get(token)}`, {
@@ -63,14 +65,14 @@ async function signInVault(request) {
   })
   const headers = new Headers(request.headers)
   for (const [name, value] of Object.entries(data.headers)) headers.set(name, value)
-  // The signature covers these bytes of the body, not the ones that came in.
+  // The signature covers the body that Vault returned, byte for byte, not the original one.
   return new Request(request, { headers, body: data.body })
 }
 
 const client = await createAuthenticatedClient({
   authenticatedRequestInterceptor: signInVault,
-  walletAddressUrl: '', // only needed to ask for grants, which Vault does
-  requestTimeoutMs: 30_000 // after giving up early, one does not know whether the payment was made
+  walletAddressUrl: '', // who asks for grants; here that is up to Vault
+  requestTimeoutMs: 30_000 // after a timeout it is unknown whether there is a payment
 })
 
 const amountIn = ({ assetCode, assetScale }) => ({ value: amount, assetCode, assetScale })
@@ -99,6 +101,6 @@ try {
   console.error(err.description ?? err.cause?.message ?? err.message)
   process.exitCode = 1
 } finally {
-  // The tokens die now and not in ten minutes.
+  // Revoking the leases ends the tokens now instead of in ten minutes.
   for (const lease_id of leases) await vault('sys/leases/revoke', { lease_id, sync: true })
 }

@@ -1,20 +1,19 @@
-# For those who run the mount op/: the client, the grants, rotation after a leak.
-# They cannot get an access token.
+# This policy is for the operators of the mount op/: the client, the grants, rotation after a leak.
+# It gives no access to tokens.
 #
 #   vault policy write op-operator operator.hcl
 #   vault token create -policy=op-operator -no-default-policy
 #
-# Whoever may write op/config and op/grants decides which servers the engine talks to,
-# and those servers see the tokens: operators cannot read a token, but have to be
-# trusted that far.
+# Whoever may write op/config and op/grants decides which servers the engine talks to, and those
+# servers see the tokens: operators cannot read tokens, but have to be trusted to that extent.
 
-# The client. The private key is never read back.
+# The client. A read never returns the private key.
 path "op/config" {
   capabilities = ["create", "read", "update", "patch", "delete"]
 }
 
-# The grants. Reading one returns no token, no manage URL and no continuation. The
-# first two paths are for lists without and with a slash at the end.
+# The grants. A read returns no token, no manage URL and no continuation. The first two paths are
+# for lists, without and with a trailing slash.
 path "op/grants" {
   capabilities = ["list", "read"]
 }
@@ -25,7 +24,7 @@ path "op/grants/+" {
   capabilities = ["create", "read", "update", "patch", "delete"]
 }
 
-# The roles, which say what op/creds/NAME asks for. They hold no secret.
+# The roles, from which leases with grants of their own are made. They contain no secret.
 path "op/roles" {
   capabilities = ["list", "read"]
 }
@@ -36,17 +35,17 @@ path "op/roles/+" {
   capabilities = ["create", "read", "update", "patch", "delete"]
 }
 
-# Finish a grant that its owner has consented to. Returns no token.
+# Finish a grant that its owner has consented to. This hands out nothing.
 path "op/grants/+/continue" {
   capabilities = ["update"]
 }
 
-# Make a leaked token worthless. Returns no token.
+# Make a leaked token worthless. This hands out nothing.
 path "op/rotate/+" {
   capabilities = ["update"]
 }
 
-# Replace the client's key. No private key is ever returned.
+# Replace the client's key. No response contains a private key.
 path "op/keys" {
   capabilities = ["read"]
 }
@@ -54,7 +53,7 @@ path "op/keys/rotate" {
   capabilities = ["update"]
 }
 
-# Revoke an application's lease by its id. The response is empty.
+# Revoke an application's lease, by its id. The response is empty.
 path "sys/leases/revoke" {
   capabilities        = ["update"]
   required_parameters = ["lease_id"]
@@ -66,7 +65,7 @@ path "sys/leases/revoke" {
 path "sys/leases/revoke/op/token/*" {
   capabilities = ["update"]
   allowed_parameters = {
-    "sync" = [] # And no lease_id, which Vault would use instead of the one in the URL.
+    "sync" = [] # and no lease_id, which Vault would prefer to the one in the URL
   }
 }
 path "sys/leases/revoke/op/creds/*" {
@@ -76,11 +75,11 @@ path "sys/leases/revoke/op/creds/*" {
   }
 }
 
-# Everything else is denied because no rule allows it. The following are denied
-# explicitly, so that no other policy of the same token (such as the default one) can
-# allow them: deny takes precedence over every other capability on the same path.
+# Everything else is denied because no rule allows it. The following paths are denied explicitly, so
+# that no other policy of the same token, such as the default one, can allow them: for the same
+# path, deny takes precedence over everything else.
 
-# A read returns a token.
+# A read hands out a token.
 path "op/token" {
   capabilities = ["deny"]
 }
@@ -91,9 +90,9 @@ path "op/creds/*" {
   capabilities = ["deny"]
 }
 
-# A renewal returns the token to whoever knows the lease's id, which is no secret (logs
-# and audit logs hold it). The first two paths are in the default policy; sys/renew is
-# the old name of sys/leases/renew.
+# A renewal hands out the token to anyone who knows the lease's id, and ids are not secret: logs and
+# audit logs contain them. The first two paths are in the default policy; sys/renew is the old name
+# of sys/leases/renew.
 path "sys/leases/renew" {
   capabilities = ["deny"]
 }
@@ -108,11 +107,11 @@ path "sys/renew/*" {
 }
 
 # Not granted, and not to be granted together with this policy:
-# - sys/mounts/op/tune and sys/audit: audit logs with values in clear text.
-# - sys/plugins and sys/mounts: another program in place of the engine.
-# - sys/raw: decrypted storage.
+# - sys/mounts/op/tune and sys/audit: audit logs with values in clear.
+# - sys/plugins and sys/mounts: another program in the engine's place.
+# - sys/raw: storage, decrypted.
 # - sys/policies, auth/token/create, identity: more rights than these.
-# - sys/leases/lookup/ (list): the ids of all leases. A lookup returns no token, but
-#   any token with the default policy can renew a lease whose id it knows.
-# A wrapped response (sys/wrapping/unwrap) belongs to whoever has its wrapping token:
-# no policy keeps it from an operator who has been given one.
+# - sys/leases/lookup/ (list): the ids of all leases. A lookup shows no token, but
+#   with an id any token with the default policy can renew.
+# A wrapped response (sys/wrapping/unwrap) belongs to whoever has its wrapping token: no policy
+# keeps an operator who has been given one from unwrapping it.

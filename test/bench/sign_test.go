@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Package bench measures the engine on a real Vault server, next to something that
-// Vault does itself.
 package bench
 
 import (
@@ -34,30 +32,32 @@ const (
 	batch    = 250
 )
 
-// BenchmarkSign has requests signed by op/sign and texts of the same length by
-// transit, which runs inside Vault's own process, on one server, in turns: noise
-// hits both alike. The first rows are what no plugin can do without: Vault asks it
-// twice for each write, over gRPC. It prints ratios; one run is enough (-benchtime 1x).
+// BenchmarkSign signs requests with op/sign and texts of the same length with transit, which runs
+// in Vault's own process. They take turns on one server, so that noise affects both alike. The
+// first rows are the overhead of any plugin: Vault calls it twice for each write, over gRPC. The
+// benchmark prints ratios; one run is enough (-benchtime 1x).
 func BenchmarkSign(b *testing.B) {
 	s := newSigners(b)
 	type row struct {
 		name        string
 		concurrency int
-		requests    int // of a round
-		items       int // signatures of a request
+		requests    int // per round
+		items       int // signatures per request
 		engine      call
 		transit     call
 	}
 	post := s.engineCall(s.unsigned("POST"))
 	get := s.engineCall(s.unsigned("GET"))
 	one := s.transitCall(map[string]any{"input": s.text()})
-	border := s.engineCall(map[string]any{"batch_input": "x"})
-	border.status = http.StatusBadRequest
-	many := s.engineCall(map[string]any{"access_token": s.token, "batch_input": slices.Repeat([]any{s.item("POST")}, batch)})
-	manyTexts := s.transitCall(map[string]any{"batch_input": slices.Repeat([]any{map[string]any{"input": s.text()}}, batch)})
+	overhead := s.engineCall(map[string]any{"batch_input": "x"})
+	overhead.status = http.StatusBadRequest
+	many := s.engineCall(map[string]any{"access_token": s.token,
+		"batch_input": slices.Repeat([]any{s.item("POST")}, batch)})
+	manyTexts := s.transitCall(map[string]any{"batch_input": slices.Repeat([]any{map[string]any{"input": s.text()}},
+		batch)})
 	rows := []row{
-		{"refused at once: the plugin's border alone", 1, perRound, 1, border, one},
-		{"refused at once: the plugin's border alone", 16, perRound, 1, border, one},
+		{"rejected at once: the plugin's overhead", 1, perRound, 1, overhead, one},
+		{"rejected at once: the plugin's overhead", 16, perRound, 1, overhead, one},
 		{"GET", 1, perRound, 1, get, one},
 		{"GET", 16, perRound, 1, get, one},
 		{"POST with a body", 1, perRound, 1, post, one},
@@ -67,10 +67,11 @@ func BenchmarkSign(b *testing.B) {
 	}
 	for b.Loop() {
 		table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-		fmt.Fprintln(table, "\nop/sign beside transit/sign\tat once\tsignatures/s\ttransit\tratio\tp50\ttransit\tratio\tp99\ttransit\tratio\t")
+		fmt.Fprintln(table,
+			"\nop/sign next to transit/sign\tat once\tsignatures/s\ttransit\tratio\tp50\ttransit\tratio\tp99\ttransit\tratio\t")
 		for _, r := range rows {
 			var engine, transit sample
-			s.round(r.concurrency, max(r.requests/10, r.concurrency), r.engine) // warm
+			s.round(r.concurrency, max(r.requests/10, r.concurrency), r.engine) // warm up
 			s.round(r.concurrency, max(r.requests/10, r.concurrency), r.transit)
 			for range rounds {
 				engine.add(s.round(r.concurrency, r.requests, r.engine))
@@ -89,7 +90,7 @@ func BenchmarkSign(b *testing.B) {
 
 func ratio(a, b time.Duration) float64 { return float64(a) / float64(b) }
 
-// sample is how long requests took, and how long all of them together.
+// sample is the time that requests took: each of them, and all together.
 type sample struct {
 	each []time.Duration
 	all  time.Duration
@@ -100,10 +101,10 @@ func (s *sample) add(other sample) {
 	s.all += other.all
 }
 
-// rate is requests a second.
+// rate returns the requests per second.
 func (s *sample) rate() float64 { return float64(len(s.each)) / s.all.Seconds() }
 
-// at is a percentile.
+// at returns a percentile.
 func (s *sample) at(percent int) time.Duration {
 	slices.Sort(s.each)
 	return s.each[(len(s.each)-1)*percent/100].Round(time.Microsecond)
@@ -166,13 +167,14 @@ func newSigners(b *testing.B) *signers {
 	return s
 }
 
-// item is a request to be signed, without the token.
+// item returns a request to be signed, without the token.
 func (s *signers) item(method string) map[string]any {
 	target := s.wallet.ResourceServer() + "/incoming-payments"
 	if method == "GET" {
 		return map[string]any{"method": method, "url": target + "?wallet-address=" + s.wallet.WalletAddress("shop")}
 	}
-	body := fmt.Sprintf(`{"walletAddress":%q,"incomingAmount":{"value":"2500","assetCode":"USD","assetScale":2},"metadata":{"externalRef":"INV2022-02-0137"}}`,
+	body := fmt.Sprintf(`{"walletAddress":%q,"incomingAmount":{"value":"2500","assetCode":"USD","assetScale":2},`+
+		`"metadata":{"externalRef":"INV2022-02-0137"}}`,
 		s.wallet.WalletAddress("shop"))
 	return map[string]any{"method": method, "url": target, "body": body}
 }
@@ -183,16 +185,16 @@ func (s *signers) unsigned(method string) map[string]any {
 	return item
 }
 
-// text is as long as what a request's signature is made over.
+// text returns a text as long as what a request's signature covers.
 func (s *signers) text() string {
 	return base64.StdEncoding.EncodeToString([]byte(strings.Repeat("x", 400)))
 }
 
-// call is one request to Vault.
+// call is a request to Vault.
 type call struct {
 	url    string
 	body   []byte
-	status int // of its answer
+	status int // of the response
 }
 
 func (s *signers) engineCall(data map[string]any) call  { return s.call("op/sign/income", data) }
@@ -207,7 +209,7 @@ func (s *signers) call(path string, data map[string]any) call {
 	return call{s.server.Address + "/v1/" + path, body, http.StatusOK}
 }
 
-// round sends n requests, some of them at once.
+// round sends n requests, concurrency of them at a time.
 func (s *signers) round(concurrency, n int, c call) sample {
 	s.Helper()
 	took := make([]time.Duration, n)
@@ -244,9 +246,9 @@ func (s *signers) send(c call) error {
 		return err
 	}
 	defer resp.Body.Close()
-	answer, err := io.ReadAll(resp.Body)
-	if err == nil && (resp.StatusCode != c.status || bytes.Contains(answer, []byte(`"error":"`))) {
-		err = fmt.Errorf("%s answers %d, or an error in it", c.url, resp.StatusCode)
+	body, err := io.ReadAll(resp.Body)
+	if err == nil && (resp.StatusCode != c.status || bytes.Contains(body, []byte(`"error":"`))) {
+		err = fmt.Errorf("%s returns %d, or an error in its data", c.url, resp.StatusCode)
 	}
 	return err
 }

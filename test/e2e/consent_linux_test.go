@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"strings"
 	"testing"
 )
@@ -95,8 +96,10 @@ func TestConsent(t *testing.T) {
 	t.Run("the plugin killed before the continuation reaches the server", func(t *testing.T) {
 		e := e.in(t)
 		redirect := e.decide(e.askOwner("unheard", finishURI), true)
-		e.crashDuring(e.hold("continue", false),
-			e.startRequest(t.Context(), "POST", "grants/unheard/continue", asJSON(t, map[string]any{"redirect": redirect})))
+		e.crashDuring(e.hold("continue", false), func(ctx context.Context) <-chan result {
+			body := asJSON(t, map[string]any{"redirect": redirect})
+			return e.startRequest(ctx, "POST", "grants/unheard/continue", body)
+		})
 		e.checkData(e.grant("unheard"), map[string]any{"status": "pending", "intent_open": true})
 		e.runJSON("write", "-f", e.at("grants/unheard/continue")) // the intent holds the reference
 		e.checkHealthy("unheard", 2)
@@ -106,8 +109,10 @@ func TestConsent(t *testing.T) {
 		e := e.in(t)
 		redirect := e.decide(e.askOwner("lost", finishURI), true)
 		live := e.wallet.LiveTokens()
-		e.crashDuring(e.hold("continue", true),
-			e.startRequest(t.Context(), "POST", "grants/lost/continue", asJSON(t, map[string]any{"redirect": redirect})))
+		e.crashDuring(e.hold("continue", true), func(ctx context.Context) <-chan result {
+			body := asJSON(t, map[string]any{"redirect": redirect})
+			return e.startRequest(ctx, "POST", "grants/lost/continue", body)
+		})
 		got := e.request(400, "POST", "grants/lost/continue", asJSON(t, map[string]any{"redirect": redirect}))
 		e.checkSays(strings.Join(got.errors, "\n"), "was lost", "asked again")
 		if n := e.wallet.LiveTokens(); n != live {

@@ -17,9 +17,6 @@ import (
 
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/sandbox"
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/vaulttest"
-	// Built by vaulttest: without this import, go test would use a cached result after it has
-	// changed.
-	_ "github.com/vault-open-payments/vault-plugin-secrets-open-payments/plugin"
 )
 
 const (

@@ -67,66 +67,84 @@ func TestFailover(t *testing.T) {
 		l.finish()
 	})
 
-	for _, row := range []struct {
-		name    string
-		done    bool // the sandbox has rotated, and its response is held
-		standby bool // the caller reads through a standby
-		hangsUp bool // the caller does not wait
-		forever bool // the sandbox never responds
-		status  int  // of the caller's response
-	}{
+	for _, row := range []slowRotation{
 		{name: "before rotating", status: 200},
 		{name: "after rotating", done: true, status: 200},
 		{name: "read through a standby", done: true, standby: true, status: 200},
 		{name: "nobody waits", done: true, hangsUp: true},
-		{name: "for good", forever: true, status: 504},
 	} {
-		t.Run("the server hangs, "+row.name, func(t *testing.T) {
-			e := e.in(t)
-			leader := e.leader(cluster)
-			others := without(cluster, leader)
-			name := strings.ReplaceAll(row.name, " ", "-")
-			e.importGrants(name)
-			before := e.generation(name)
-
-			reader := e.through(leader)
-			if row.standby {
-				reader = e.through(others[0])
-			}
-			rotation := e.hold("rotate", row.done)
-			ctx, hangUp := context.WithCancel(t.Context())
-			defer hangUp()
-			results := reader.startRead(ctx, name)
-			rotation.await(t)
-			if row.hangsUp {
-				hangUp()
-				e.awaitResult(results)
-			}
-			e.stepDown(leader)
-			time.Sleep(2 * time.Second) // without the rotation, a step-down takes a fraction of that
-			if e.leader(others) != nil {
-				t.Fatal("the step-down did not wait")
-			}
-			if !row.forever {
-				rotation.release()
-			}
-			if !row.hangsUp {
-				got := <-results
-				if got.err != nil || got.status != row.status {
-					t.Errorf("the read during the step-down: %d %s, %v", got.status, got.errors, got.err)
-				}
-			}
-			e.waitForLeader(time.Minute, others)
-			e = e.through(e.leader(others))
-			after := before + 1
-			if row.forever {
-				after = before
-			}
-			e.checkData(e.grant(name), map[string]any{"generation": after, "intent_open": row.forever})
-			e.checkHealthy(name, after+1)
-		})
+		t.Run("the server hangs, "+row.name, func(t *testing.T) { e.in(t).stepDownDuring(cluster, row) })
 	}
 	for _, server := range cluster {
 		e.checkNoSecret("the server's log", server.Log())
 	}
+}
+
+// If the authorization server never responds, a leader steps down once the engine stops waiting.
+// That takes a minute, so it is a test of its own.
+func TestFailoverWhileTheServerHangs(t *testing.T) {
+	t.Parallel()
+	cluster := vaulttest.StartCluster(t, 3)
+	e := mountEngine(t, cluster[0], "op", 0)
+	e.stepDownDuring(cluster, slowRotation{name: "for good", forever: true, status: 504})
+	for _, server := range cluster {
+		e.checkNoSecret("the server's log", server.Log())
+	}
+}
+
+// slowRotation is a rotation during which the leader steps down.
+type slowRotation struct {
+	name    string
+	done    bool // the sandbox has rotated, and its response is held
+	standby bool // the caller reads through a standby
+	hangsUp bool // the caller does not wait
+	forever bool // the sandbox never responds
+	status  int  // of the caller's response
+}
+
+// stepDownDuring has the leader step down during a rotation, and checks that the rotation is
+// completed and stored first.
+func (e *engine) stepDownDuring(cluster []*vaulttest.Server, r slowRotation) {
+	e.t.Helper()
+	leader := e.leader(cluster)
+	others := without(cluster, leader)
+	name := strings.ReplaceAll(r.name, " ", "-")
+	e.importGrants(name)
+	before := e.generation(name)
+
+	reader := e.through(leader)
+	if r.standby {
+		reader = e.through(others[0])
+	}
+	rotation := e.hold("rotate", r.done)
+	ctx, hangUp := context.WithCancel(e.t.Context())
+	defer hangUp()
+	results := reader.startRead(ctx, name)
+	rotation.await(e.t)
+	if r.hangsUp {
+		hangUp()
+		e.awaitResult(results)
+	}
+	e.stepDown(leader)
+	time.Sleep(2 * time.Second) // without the rotation, a step-down takes a fraction of that
+	if e.leader(others) != nil {
+		e.t.Fatal("the step-down did not wait")
+	}
+	if !r.forever {
+		rotation.release()
+	}
+	if !r.hangsUp {
+		got := <-results
+		if got.err != nil || got.status != r.status {
+			e.t.Errorf("the read during the step-down: %d %s, %v", got.status, got.errors, got.err)
+		}
+	}
+	e.waitForLeader(time.Minute, others)
+	e = e.through(e.leader(others))
+	after := before + 1
+	if r.forever {
+		after = before
+	}
+	e.checkData(e.grant(name), map[string]any{"generation": after, "intent_open": r.forever})
+	e.checkHealthy(name, after+1)
 }

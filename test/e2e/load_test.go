@@ -161,15 +161,20 @@ func (l *load) finish() {
 	for _, what := range l.wrong {
 		e.t.Errorf("an application got the response %s", what)
 	}
-	// A caller that hung up may have left a rotation in progress.
+	// A caller that hung up may have left a rotation in progress, or a request that has not reached
+	// the engine yet.
+	rotations, since := l.rotations(), time.Now()
 	e.eventually("all rotations to end, with their tokens stored", func() bool {
+		if n := l.rotations(); n != rotations {
+			rotations, since = n, time.Now()
+		}
 		kept, open := int64(0), false
 		for name := range l.tokens {
 			grant := e.grant(name)
 			kept += number(e.t, grant["generation"]) - 1
 			open = open || grant["intent_open"] != false
 		}
-		return !open && kept == int64(l.rotations())
+		return !open && kept == int64(rotations) && time.Since(since) > 5*rotationTime
 	})
 	e.wallet.Misbehave(sandbox.Misbehaviour{})
 	for name, tokens := range l.tokens {

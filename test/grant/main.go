@@ -1,11 +1,5 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Grant asks an authorization server for a non-interactive grant without
-// Vault's help, and prints what it takes to bring it along:
-//
-//	grant -client WALLET_ADDRESS -key FILE -key-id ID -access FILE OWNER_WALLET_ADDRESS
-//
-// The three lines it prints are arguments of "vault write op/grants/NAME".
 package main
 
 import (
@@ -79,7 +73,7 @@ func ask(wallet, keyFile, keyID, accessFile, owner string) error {
 	}
 	token := grant.AccessToken
 	if token == nil {
-		return errors.New("the grant needs its owner's consent, which is not asked for here")
+		return errors.New("the grant needs its owner's consent, which this command does not ask for")
 	}
 	fmt.Printf("access_token=%s\nmanage_url=%s\n", token.Value, token.Manage)
 	if token.ExpiresIn != nil {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// What the OpenAPI document says of the rights in access.json; the Go test says what the engine says.
+// Checks what the OpenAPI document says about the rights in access.json; TestAccess in
+// interop_test.go checks what the engine says.
 
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
@@ -15,8 +16,9 @@ const validate = authDocument.createRequestValidator({ path: '/', method: 'post'
 for (const row of JSON.parse(readFileSync(new URL('access.json', import.meta.url), 'utf8'))) {
   test(row.name, () => {
     const differ = row.valid === undefined
-    assert.equal(differ, typeof row.engine === 'boolean' && typeof row.why === 'string', 'valid, or else engine and why')
-    assert.ok(!differ || row.engine !== row.document, 'there is no difference')
+    const explained = typeof row.engine === 'boolean' && typeof row.why === 'string'
+    assert.equal(differ, explained, 'valid, or else engine and why')
+    assert.ok(!differ || row.engine !== row.document, 'engine and document do not differ')
     const document = differ ? row.document : row.valid
     let access = row.access
     try {
@@ -26,8 +28,8 @@ for (const row of JSON.parse(readFileSync(new URL('access.json', import.meta.url
       return
     }
     assert.equal(errorsIn(schema, access).length === 0, document, 'what the document says')
-    // Real servers check with the package, which does not see all that the document forbids. Of what the engine sends
-    // it must not refuse anything but what is known.
+    // Real servers validate with the package, which does not enforce all of the document. It must
+    // not reject anything that the engine sends, except for the known differences.
     if (row.valid ?? row.engine) {
       const client = { walletAddress: 'https://wallet.example/client' }
       const request = { headers: { 'content-type': 'application/json' }, body: { access_token: { access }, client } }

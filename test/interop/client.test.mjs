@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// The official client, which validates every answer, at the sandbox.
+// Uses the sandbox with the official client, which validates every response.
 
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
@@ -14,7 +14,7 @@ const client = await createAuthenticatedClient({
   validateResponses: true
 })
 
-// An error is told without what it was about: URLs and tokens.
+// ok awaits a call, and reports an error without its URL and token.
 async function ok(what, call) {
   try {
     return await call
@@ -23,7 +23,7 @@ async function ok(what, call) {
   }
 }
 
-async function refused(what, status, code, call) {
+async function rejects(what, status, code, call) {
   try {
     await call
   } catch (err) {
@@ -31,7 +31,7 @@ async function refused(what, status, code, call) {
     assert.deepEqual([err.status, err.code], [status, code], what)
     return
   }
-  assert.fail(`${what}: not refused`)
+  assert.fail(`${what}: not rejected`)
 }
 
 const incoming = { type: 'incoming-payment', actions: ['create', 'complete', 'read', 'list'], identifier: world.shop }
@@ -60,29 +60,29 @@ test('grant, rotate, revoke', async () => {
   const { access_token: fresh } = await ok('rotate', client.token.rotate(manage(grant.access_token)))
   assert.ok(fresh.value !== grant.access_token.value && fresh.manage !== grant.access_token.manage, 'all is new')
   assert.deepEqual(fresh.access, [incoming])
-  await refused('rotate again', 401, 'invalid_client', client.token.rotate(manage(grant.access_token)))
+  await rejects('rotate again', 401, 'invalid_client', client.token.rotate(manage(grant.access_token)))
   await ok('revoke', client.token.revoke(manage(fresh)))
-  await refused('rotate a revoked token', 401, 'invalid_client', client.token.rotate(manage(fresh)))
+  await rejects('rotate a revoked token', 401, 'invalid_client', client.token.rotate(manage(fresh)))
 })
 
 test('cancel', async () => {
   const grant = await newGrant()
   await ok('cancel', client.grant.cancel(proceed(grant)))
-  await refused('cancel again', 401, 'invalid_continuation', client.grant.cancel(proceed(grant)))
-  await refused('rotate', 401, 'invalid_client', client.token.rotate(manage(grant.access_token)))
+  await rejects('cancel again', 401, 'invalid_continuation', client.grant.cancel(proceed(grant)))
+  await rejects('rotate', 401, 'invalid_client', client.token.rotate(manage(grant.access_token)))
 })
 
 test('interactive grant', async () => {
   const outgoing = { type: 'outgoing-payment', actions: ['create'], identifier: world.alice }
   const ask = (more) => client.grant.request({ url: world.auth }, { access_token: { access: [outgoing] }, ...more })
-  await refused('without interact', 400, 'invalid_request', ask({}))
+  await rejects('without interact', 400, 'invalid_request', ask({}))
   const grant = await ok('grant', ask({
     interact: { start: ['redirect'], finish: { method: 'redirect', uri: 'https://app.example/?a=1&b=2', nonce: 'n' } }
   }))
   assert.ok(grant.interact && !grant.access_token, 'consent is needed')
   const reference = { interact_ref: 'no-such-reference' }
-  await refused('wrong reference', 404, 'invalid_continuation', client.grant.continue(proceed(grant), reference))
-  await refused('poll', 400, 'too_fast', client.grant.continue(proceed(grant)))
+  await rejects('wrong reference', 404, 'invalid_continuation', client.grant.continue(proceed(grant), reference))
+  await rejects('poll', 400, 'too_fast', client.grant.continue(proceed(grant)))
   await ok('cancel', client.grant.cancel(proceed(grant)))
 })
 
@@ -109,9 +109,10 @@ test('incoming payments', async () => {
 
 test('a rotated token is dead', async () => {
   const grant = await newGrant()
-  const list = (token) => client.incomingPayment.list({ url: world.resource, accessToken: token.value, walletAddress: world.shop })
+  const list = ({ value }) =>
+    client.incomingPayment.list({ url: world.resource, accessToken: value, walletAddress: world.shop })
   await ok('list', list(grant.access_token))
   const { access_token: fresh } = await ok('rotate', client.token.rotate(manage(grant.access_token)))
-  await refused('list with the old token', 403, '403', list(grant.access_token))
+  await rejects('list with the old token', 403, '403', list(grant.access_token))
   await ok('list with the new token', list(fresh))
 })

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// What the OpenAPI documents say of a request or an answer.
+// Compares requests and responses with the OpenAPI documents.
 
 import Ajv2020 from 'ajv/dist/2020.js'
 import addFormats from 'ajv-formats'
@@ -23,14 +23,15 @@ const sites = [
   [world.client, walletDocument]
 ]
 
-// The packages' validators read the documents, which are of OpenAPI 3.1, as JSON Schema draft 7: they do not know
-// unevaluatedProperties, look at no format in answers, and take any BigInt for a uint64. So both are asked: the
-// packages, which real servers and clients use, and the documents to the letter.
+// The packages' validators read the documents, which are OpenAPI 3.1, as JSON Schema draft 7: they
+// ignore unevaluatedProperties and the formats in responses, and accept any BigInt as a uint64. So
+// messages are checked twice: with the packages, which real servers and clients use, and with the
+// documents to the letter.
 const ajv = new Ajv2020({ strict: false, allErrors: true })
 addFormats(ajv)
 ajv.addFormat('uint64', (text) => /^\d+$/.test(text) && BigInt(text) < 2n ** 64n)
 
-// errorsIn never holds a value: only what should have been, and where.
+// errorsIn returns what is wrong, and where, but never a value.
 export function errorsIn(schema, value) {
   const fits = ajv.compile(schema)
   return fits(value) ? [] : fits.errors.map((e) => `${e.instancePath} ${e.message}`)
@@ -49,7 +50,7 @@ function errorsOf(call) {
 const json = (holder) => holder?.content?.['application/json']?.schema
 const known = new Map()
 
-// operationOf finds what a request asks for, by the raw bytes of its target.
+// operationOf returns the operation that a request is for, by the raw bytes of its target.
 export function operationOf(method, target) {
   const [address, query = ''] = target.split('?')
   for (const [base, document] of sites) {
@@ -81,18 +82,19 @@ function validatorsOf(document, path, method, spec) {
   return known.get(spec)
 }
 
-// requestErrors says what in a request the document does not allow.
+// requestErrors returns what in a request the document does not allow.
 export function requestErrors(operation, headers, body) {
   const { params, query, spec } = operation
-  // The validators convert what they are given, and look at the body if there is one.
+  // The validators change what they are given, and look at a body only if there is one.
   const request = { headers: { ...headers }, params, query: { ...query }, body: structuredClone(body) }
   const errors = errorsOf(() => operation.request(request))
   const schema = json(spec.requestBody)
   return schema && (body !== undefined || spec.requestBody.required) ? [...errors, ...errorsIn(schema, body)] : errors
 }
 
-// answerErrors says what in an answer the document does not allow. body is undefined if there is none.
-export function answerErrors(operation, status, body) {
+// responseErrors returns what in a response the document does not allow. body is undefined if there
+// is none.
+export function responseErrors(operation, status, body) {
   const errors = errorsOf(() => operation.response({ status, body: structuredClone(body) }))
   const schema = json(operation.spec.responses[status])
   return schema ? [...errors, ...errorsIn(schema, body)] : errors

@@ -15,7 +15,7 @@ import (
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/backend"
 )
 
-// engine is the secrets engine, driven as Vault does.
+// engine is the secrets engine, called as Vault calls it.
 type engine struct {
 	*world
 	b       logical.Backend
@@ -52,7 +52,8 @@ func (e *engine) do(op logical.Operation, path string, data map[string]any) (*lo
 	return e.b.HandleRequest(e.Context(), req)
 }
 
-// step does one thing and records it under the name of its path. Errors of the engine hold no secrets.
+// step sends a request to the engine, and records its exchanges under its path. The engine's errors
+// contain no secrets.
 func (e *engine) step(op logical.Operation, path string, data map[string]any) *logical.Response {
 	e.Helper()
 	e.record.step(fmt.Sprintf("engine: %s %s", op, path))
@@ -60,7 +61,7 @@ func (e *engine) step(op logical.Operation, path string, data map[string]any) *l
 	return e.succeeded(resp, err)
 }
 
-// fails is a step that the server refuses.
+// fails is a step that the server rejects.
 func (e *engine) fails(op logical.Operation, path string, data map[string]any) {
 	e.Helper()
 	e.record.step(fmt.Sprintf("engine: %s %s, refused", op, path))
@@ -69,7 +70,7 @@ func (e *engine) fails(op logical.Operation, path string, data map[string]any) {
 	}
 }
 
-// lease renews or revokes what a read has answered.
+// lease renews or revokes the lease of a response.
 func (e *engine) lease(op logical.Operation, lease *logical.Response) *logical.Response {
 	e.Helper()
 	e.record.step(fmt.Sprintf("engine: %s", op))
@@ -99,7 +100,7 @@ func (e *engine) configure() {
 	})
 }
 
-// driveEngine makes the engine send every kind of request that it sends.
+// driveEngine makes the engine send every kind of request that it can send.
 func (w *world) driveEngine() {
 	w.Helper()
 	e := w.newEngine()
@@ -107,7 +108,8 @@ func (w *world) driveEngine() {
 	shop := w.sandbox.WalletAddress("shop")
 	ask := func(access string) map[string]any { return map[string]any{"wallet_address": shop, "access": access} }
 
-	e.step(logical.UpdateOperation, "grants/income", ask(`[{"type":"incoming-payment","actions":["create","read"]},{"type":"quote","actions":["read"]}]`))
+	e.step(logical.UpdateOperation, "grants/income",
+		ask(`[{"type":"incoming-payment","actions":["create","read"]},{"type":"quote","actions":["read"]}]`))
 	lease := e.step(logical.ReadOperation, "token/income", nil)
 	renewed := e.lease(logical.RenewOperation, lease)
 	if renewed.Data["access_token"] == lease.Data["access_token"] {
@@ -117,13 +119,14 @@ func (w *world) driveEngine() {
 	e.step(logical.UpdateOperation, "rotate/income", nil)
 	e.step(logical.DeleteOperation, "grants/income", nil)
 
-	// Go's json.Marshal would write & < > and U+2028 in another way than JavaScript, whose way is what is signed.
+	// json.Marshal would write & < > and U+2028 differently from JavaScript, whose form is signed.
 	e.step(logical.UpdateOperation, "grants/escapes",
-		ask(fmt.Sprintf(`[{"type":"incoming-payment","actions":["list"],"identifier":"%s?a=1&b=%%3C%%3E&c=%%C3%%BC"}]`, shop)))
+		ask(fmt.Sprintf(`[{"type":"incoming-payment","actions":["list"],"identifier":"%s?a=1&b=%%3C%%3E&c=%%C3%%BC"}]`,
+			shop)))
 	odd := ask(fmt.Sprintf(
 		`[{"type":"outgoing-payment","actions":["create"],"identifier":"%s?a=1&b=2","limits":{"debitAmount":`+
 			`{"value":"1","assetCode":"<ü> & \u2028 \"€\" \\ 💶","assetScale":2.0}}}]`, shop))
-	// With its owner's consent, by redirect and by polling.
+	// The owner consents, once by redirect and once while the engine polls.
 	for _, finish := range []string{"https://shop.example/back?a=1&b=2", ""} {
 		data, back := maps.Clone(odd), map[string]any{}
 		if finish != "" {
@@ -142,7 +145,7 @@ func (w *world) driveEngine() {
 	}
 	e.step(logical.DeleteOperation, "grants/odd", nil)
 
-	// A grant without a continuation: deleting it revokes its token.
+	// Deleting a grant without a continuation revokes its token.
 	token := w.newGrant()
 	e.step(logical.UpdateOperation, "grants/brought", map[string]any{
 		"access_token": token.AccessToken.Value, "manage_url": token.AccessToken.Manage, "expires_in": 600,
@@ -150,7 +153,7 @@ func (w *world) driveEngine() {
 	e.step(logical.ReadOperation, "token/brought", nil)
 	e.step(logical.DeleteOperation, "grants/brought", nil)
 
-	// A grant for each lease.
+	// A role's lease has a grant of its own.
 	e.step(logical.UpdateOperation, "roles/till", ask(incomingAccess))
 	creds := e.step(logical.ReadOperation, "creds/till", nil)
 	e.lease(logical.RevokeOperation, e.lease(logical.RenewOperation, creds))
@@ -159,7 +162,8 @@ func (w *world) driveEngine() {
 	e.wrongKeys()
 }
 
-// heal makes the server refuse a rotation, so that the engine asks for a new grant and cancels the old one.
+// heal makes the server reject a rotation, so that the engine asks for a new grant and cancels the
+// old one.
 func (e *engine) heal() {
 	e.Helper()
 	old := e.newGrant()
@@ -176,7 +180,8 @@ func (e *engine) heal() {
 	}
 }
 
-// wrongKeys makes the engine ask a server that has no key of the client, and one that has another's.
+// wrongKeys makes the engine send requests to a server that finds no key of the client's, and then
+// another client's key.
 func (e *engine) wrongKeys() {
 	e.Helper()
 	e.sandbox.UnpublishKeys()

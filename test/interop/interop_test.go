@@ -1,8 +1,5 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Package interop lets the official Open Payments packages for JavaScript judge the engine, the SDK's stand-in and the
-// sandbox. The Go tests make them talk to each other over HTTP and record every exchange; the .mjs files verify each
-// signature and validate each message with those packages, and drive the sandbox with the official client.
 package interop
 
 import (
@@ -14,8 +11,8 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// TestExchanges records what engine, stand-in, signer and JavaScript client say to the sandbox, and what applications
-// say with the engine's signatures, and has all of it checked.
+// TestExchanges records what the engine, the stand-in, a signer and the JavaScript client send to
+// the sandbox, and what applications send with the engine's signatures, and has all of it checked.
 func TestExchanges(t *testing.T) {
 	w := newWorld(t)
 	w.driveEngine()
@@ -25,21 +22,22 @@ func TestExchanges(t *testing.T) {
 	w.provokeRefusals()
 	w.record.step("javascript")
 	w.node("client.test.mjs", 6)
-	// One test for each exchange, and two that find out whether anything that ought to be there is not.
+	// One test for each exchange, and two that check that all required kinds occur.
 	w.node("messages.test.mjs", w.record.close(t)+2)
 }
 
-// row is one list of rights of access.json.
+// row is a list of rights in access.json.
 type row struct {
 	Name   string          `json:"name"`
 	Access json.RawMessage `json:"access"`
-	Text   *string         `json:"text"` // in the place of access: what JSON cannot say, or not in one way only
+	Text   *string         `json:"text"` // instead of access: what is not JSON, or has several spellings in JSON
 	Valid  *bool           `json:"valid"`
-	Engine *bool           `json:"engine"` // with Document and Why, in the place of Valid: they differ
+	Engine *bool           `json:"engine"` // with Document and Why, instead of Valid: they differ
 }
 
-// TestAccess asks the engine for grants with all rights of access.json: those that it takes for valid are sent, and of
-// the others nothing is. The same table is put to the OpenAPI document.
+// TestAccess asks the engine for grants with all rights in access.json: the engine sends those that
+// are valid, and nothing for the others. access.test.mjs checks the same table against the OpenAPI
+// document.
 func TestAccess(t *testing.T) {
 	w := newWorld(t)
 	e := w.newEngine()
@@ -74,17 +72,18 @@ func TestAccess(t *testing.T) {
 		case sent != *want:
 			t.Errorf("%s: sent to the server: %t, want %t", r.Name, sent, *want)
 		case !sent && (err != nil || !resp.IsError()):
-			t.Errorf("%s: not sent, but not refused with 400 either", r.Name)
+			t.Errorf("%s: neither sent nor rejected with 400", r.Name)
 		}
 	}
 	if !slices.ContainsFunc(rows, func(r row) bool { return r.Engine != nil }) || len(rows) < 60 {
-		t.Errorf("the table has %d rows only, or no difference", len(rows))
+		t.Errorf("the table has only %d rows, or no differences", len(rows))
 	}
 	w.record.close(t)
 	w.node("access.test.mjs", len(rows))
 }
 
-// TestOperations compares operations.json with the OpenAPI document. internal/rights compares its table with it.
+// TestOperations compares operations.json with the OpenAPI document. backend/ compares the engine's
+// table with it.
 func TestOperations(t *testing.T) {
 	w := newWorld(t)
 	if _, err := os.ReadFile("operations.json"); err != nil { // see node

@@ -1,24 +1,25 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Each recorded exchange: is the request's signature right for the package that servers verify with, and do request and
-// answer fit the OpenAPI document? No assertion shows a value: tokens are in all of them.
+// Checks each recorded exchange: does the package with which servers verify signatures accept the
+// request's, and do request and response conform to the OpenAPI document? No assertion shows a
+// value, because all of them contain tokens.
 
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
-import { answerErrors, operationOf, requestErrors, resourceDocument, world } from './document.mjs'
+import { responseErrors, operationOf, requestErrors, resourceDocument, world } from './document.mjs'
 import { isSigned } from './signature.mjs'
 
-// What the sandbox answers as Rafiki does, though the document does not have it. Each must be met, and must still not be
-// in the document: else this list is wrong.
-const asRafikiDoes = {
-  'post-request 400': 'an error without a code fits both of the two kinds, of which it must fit one',
+// Responses that the sandbox sends as Rafiki does, although the document does not have them. Each
+// must occur, and must still be missing from the document; otherwise this list is wrong.
+const rafikiDeviations = {
+  'post-request 400': 'an error without a code matches both of two schemas, of which it must match one',
   'post-request 406': 'no such status',
   'post-continue 401 invalid_request': 'no such code',
-  'delete-continue 400 invalid_client': 'no such status: the key is not to be had',
-  'post-token 400 invalid_client': 'no such code: the key is not to be had',
+  'delete-continue 400 invalid_client': 'no such status: the key is unavailable',
+  'post-token 400 invalid_client': 'no such code: the key is unavailable',
   'post-token 500 text': 'an unexpected error is text, not JSON',
-  'delete-token 400 invalid_client': 'no such status: the key is not to be had',
+  'delete-token 400 invalid_client': 'no such status: the key is unavailable',
   'delete-token 500 text': 'an unexpected error is text, not JSON',
   'create-incoming-payment 400 400': 'no such status',
   'list-incoming-payments 400 400': 'no such status',
@@ -27,7 +28,7 @@ const asRafikiDoes = {
   'complete-incoming-payment 409 409': 'no such status'
 }
 
-// What must be among the exchanges, over and above: who sends what with and without a body, and what comes back.
+// Kinds of exchanges that must occur: who sends what, with and without a body, and what comes back.
 const required = [
   'engine get-wallet-address 200',
   'engine get-wallet-address-keys 200',
@@ -77,10 +78,10 @@ const required = [
   'javascript complete-incoming-payment 200'
 ]
 
-// What op/sign signs, in both of its forms: every operation of the resource server.
+// Everything that op/sign signs, alone and in a batch: every operation of the resource server.
 for (const methods of Object.values(resourceDocument.paths)) {
   for (const { operationId, requestBody, responses } of Object.values(methods)) {
-    if (operationId === undefined) continue // a member of the path that is no method
+    if (operationId === undefined) continue // a member of the path that is not a method
     const success = Object.keys(responses).find((status) => status.startsWith('2'))
     const kind = `${operationId}${requestBody ? ' with body' : ''} ${success}`
     required.push(`op/sign ${kind}`, `op/sign batch ${kind}`)
@@ -88,16 +89,16 @@ for (const methods of Object.values(resourceDocument.paths)) {
 }
 
 const exchanges = readFileSync(world.exchanges, 'utf8').trimEnd().split('\n').map((line) => JSON.parse(line))
-const met = new Set()
+const seen = new Set()
 const deviations = new Set()
 
 for (const [i, x] of exchanges.entries()) {
   const operation = operationOf(x.method, x.url)
   test(`${i + 1}: ${x.step}: ${operation?.name} ${x.status}`, async () => {
-    assert.ok(operation, 'no operation of the documents')
+    assert.ok(operation, 'not an operation of the documents')
     checkRequest(x, operation)
     await checkSignature(x, operation)
-    checkAnswer(x, operation)
+    checkResponse(x, operation)
   })
 }
 
@@ -113,13 +114,13 @@ function parse(text, what) {
 function checkRequest(x, operation) {
   const errors = requestErrors(operation, x.headers, parse(x.body, 'the request'))
   if (x.headers['interop-wrong'] || (x.step.endsWith('odd identifier') && operation.name === 'post-request')) {
-    assert.notEqual(errors.length, 0, 'the document allows a request that should be wrong')
+    assert.notEqual(errors.length, 0, 'the document allows a request that should be invalid')
   } else {
     assert.deepEqual(errors, [], 'the document does not allow the request')
   }
 }
 
-// The form of our own signatures; the JavaScript client's differs in the parameters.
+// The form of this project's signatures; the JavaScript client's parameters differ.
 const ours = new RegExp(
   '^sig1=\\("@method" "@target-uri"( "authorization")?( "content-digest" "content-length" "content-type")?\\)' +
     `;created=\\d{10};keyid="${world.keyId}";alg="ed25519"$`
@@ -129,57 +130,58 @@ async function checkSignature(x, operation) {
   const { headers } = x
   const isPublic = operation.name === 'get-incoming-payment' && !headers.authorization
   if (isPublic || operation.name.startsWith('get-wallet-address')) {
-    assert.ok(!headers.signature && !headers['signature-input'], 'what needs no signature has one')
+    assert.ok(!headers.signature && !headers['signature-input'], 'a request that needs no signature has one')
     return
   }
-  // Servers see the body parsed, and write it anew to compute its digest.
+  // Servers get the parsed body, and serialize it again to compute its digest.
   const body = parse(x.body, 'the request')
-  const seen = body === undefined ? undefined : JSON.stringify(body)
-  assert.ok(seen === undefined || seen === x.body, 'the body is not written as JavaScript writes it')
-  const request = { method: x.method, url: x.url, headers, body: seen }
+  const written = body === undefined ? undefined : JSON.stringify(body)
+  assert.ok(written === undefined || written === x.body, 'JavaScript writes the body differently')
+  const request = { method: x.method, url: x.url, headers, body: written }
   const right = await isSigned(request)
-  assert.equal(right, !headers['interop-forged'], 'the signature is not as it should be')
+  assert.equal(right, !headers['interop-forged'], 'the validity of the signature')
   if (!right) return
   for (const [method, target] of [['PUT', x.url], [x.method, x.url + '?'], [x.method, x.url.toUpperCase()]]) {
-    assert.ok(!(await isSigned({ ...request, method, url: target })), 'the signature fits another request')
+    assert.ok(!(await isSigned({ ...request, method, url: target })), 'the signature is valid for another request')
   }
   if (x.step !== 'javascript') {
     const [form, authorization, content] = headers['signature-input'].match(ours) ?? []
-    assert.ok(form, 'the signature has another form')
-    assert.equal(authorization !== undefined, headers.authorization !== undefined, 'authorization and what is covered')
-    assert.equal(content !== undefined, body !== undefined, 'the body and what is covered')
-    assert.equal(headers['content-digest'] !== undefined, body !== undefined, 'the body and its digest')
+    assert.ok(form, 'the signature has a different form')
+    const hasAuthorization = headers.authorization !== undefined
+    assert.equal(authorization !== undefined, hasAuthorization, 'whether the signature covers authorization')
+    assert.equal(content !== undefined, body !== undefined, 'whether the signature covers the body')
+    assert.equal(headers['content-digest'] !== undefined, body !== undefined, 'whether the body has a digest')
   }
 }
 
-function checkAnswer(x, operation) {
+function checkResponse(x, operation) {
   const { headers } = x.answer
   const isText = headers['content-type']?.startsWith('text/plain')
-  const body = isText ? undefined : parse(x.answer.body, 'the answer')
+  const body = isText ? undefined : parse(x.answer.body, 'the response')
   assert.equal(body !== undefined, headers['content-type']?.startsWith('application/json') ?? false, 'the content type')
   const code = isText ? 'text' : body?.error?.code
   const outcome = code === undefined ? `${x.status}` : `${x.status} ${code}`
-  met.add(`${x.step.split(':')[0]} ${operation.name}${x.body === '' ? '' : ' with body'} ${outcome}`)
+  seen.add(`${x.step.split(':')[0]} ${operation.name}${x.body === '' ? '' : ' with body'} ${outcome}`)
 
-  const errors = answerErrors(operation, x.status, body)
+  const errors = responseErrors(operation, x.status, body)
   const deviation = `${operation.name} ${outcome}`
-  if (deviation in asRafikiDoes) {
+  if (deviation in rafikiDeviations) {
     deviations.add(deviation)
-    assert.notEqual(errors.length, 0, 'the document allows the answer: it is no deviation')
+    assert.notEqual(errors.length, 0, 'the document allows the response: it is no deviation')
     assert.ok(isText || typeof body.error.description === 'string', 'an error has a description')
   } else {
-    assert.deepEqual(errors, [], 'the document does not allow the answer')
+    assert.deepEqual(errors, [], 'the document does not allow the response')
   }
   if (operation.name.endsWith('payment') || operation.name.endsWith('payments')) {
     const challenge = x.status === 401 ? `GNAP as_uri=${world.auth}` : undefined
-    assert.equal(headers['www-authenticate'], challenge, 'where a grant is to be had')
+    assert.equal(headers['www-authenticate'], challenge, 'where to get a grant')
   }
 }
 
-test('every kind of exchange is there', () => {
-  assert.deepEqual(required.filter((kind) => !met.has(kind)), [])
+test('every kind of exchange occurs', () => {
+  assert.deepEqual(required.filter((kind) => !seen.has(kind)), [])
 })
 
-test('every deviation is there', () => {
-  assert.deepEqual(Object.keys(asRafikiDoes).filter((kind) => !deviations.has(kind)), [])
+test('every deviation occurs', () => {
+  assert.deepEqual(Object.keys(rafikiDeviations).filter((kind) => !deviations.has(kind)), [])
 })

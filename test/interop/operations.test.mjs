@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Are the operations in operations.json those of the OpenAPI document? The engine's tests hold its table against the same
-// file.
+// Checks that the operations in operations.json are those of the OpenAPI document. The engine's
+// tests compare its own table with the same file.
 
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
@@ -19,7 +19,8 @@ function queryOf(parameters) {
 
 const documented = []
 for (const [path, item] of Object.entries(resourceDocument.paths)) {
-  for (const method of ['get', 'put', 'post', 'delete', 'options', 'head', 'patch', 'trace']) { // all that OpenAPI has
+  // All of OpenAPI's methods.
+  for (const method of ['get', 'put', 'post', 'delete', 'options', 'head', 'patch', 'trace']) {
     const spec = item[method]
     if (spec === undefined) continue
     documented.push({
@@ -37,7 +38,7 @@ test('the operations', () => {
   assert.deepEqual(sorted(ours), sorted(documented))
 })
 
-test('a body is JSON, has to be there, and says whose wallet it is about', () => {
+test('a body is required, is JSON, and names a wallet address', () => {
   for (const { path, method } of ours.filter(({ body }) => body)) {
     const { required, content } = resourceDocument.paths[path][method.toLowerCase()].requestBody
     assert.deepEqual([required, Object.keys(content)], [true, ['application/json']], path)

@@ -15,13 +15,13 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// call is a request to the resource server, and the status that it has to be answered with.
+// call is a request to the resource server, and the status that the response must have.
 type call struct {
 	status             int
 	method, path, body string
 }
 
-// application has a token for every kind of right, and requests signed by the engine in the place of the client's key.
+// application has a token with every kind of right, and has the engine sign its requests.
 type application struct {
 	*engine
 	token string
@@ -33,8 +33,10 @@ func (w *world) newApplication() application {
 	e.configure()
 	alice := w.sandbox.WalletAddress("alice")
 	pending := e.step(logical.UpdateOperation, "grants/all", map[string]any{"wallet_address": alice, "access": fmt.Sprintf(
-		`[{"type":"incoming-payment","actions":["create","complete","read","list"],"identifier":%[1]q},{"type":"quote","actions":["create","read"]},`+
-			`{"type":"outgoing-payment","actions":["create","read","list"],"identifier":%[1]q,"limits":{"debitAmount":{"value":"1000","assetCode":"USD","assetScale":2}}}]`,
+		`[{"type":"incoming-payment","actions":["create","complete","read","list"],"identifier":%[1]q},`+
+			`{"type":"quote","actions":["create","read"]},`+
+			`{"type":"outgoing-payment","actions":["create","read","list"],"identifier":%[1]q,`+
+			`"limits":{"debitAmount":{"value":"1000","assetCode":"USD","assetScale":2}}}]`,
 		alice)})
 	if _, err := w.sandbox.Consent(pending.Data["interact_url"].(string), true); err != nil {
 		w.Fatal(err)
@@ -48,7 +50,7 @@ func (a application) fields(c call) map[string]any {
 	return map[string]any{"method": c.method, "url": a.sandbox.ResourceServer() + c.path, "body": c.body}
 }
 
-// sign answers headers and body of a request that was signed alone.
+// sign returns the headers and the body of a request that is signed alone.
 func (a application) sign(c call) map[string]any {
 	a.Helper()
 	fields := a.fields(c)
@@ -56,28 +58,31 @@ func (a application) sign(c call) map[string]any {
 	return a.succeeded(a.do(logical.UpdateOperation, "sign/all", fields)).Data
 }
 
-// signAll answers them for requests that were signed at once.
+// signAll returns the headers and bodies of requests that are signed in one batch.
 func (a application) signAll(calls []call) (signed []map[string]any) {
 	a.Helper()
 	batch := make([]any, len(calls))
 	for i, c := range calls {
 		batch[i] = a.fields(c)
 	}
-	resp := a.succeeded(a.do(logical.UpdateOperation, "sign/all", map[string]any{"access_token": a.token, "batch_input": batch}))
+	resp := a.succeeded(a.do(logical.UpdateOperation, "sign/all",
+		map[string]any{"access_token": a.token, "batch_input": batch}))
 	for _, result := range resp.Data["batch_results"].([]any) {
 		signed = append(signed, result.(map[string]any))
 	}
 	return signed
 }
 
-// send sends what was signed, headers and body as they were answered, and returns the id of what the server answers.
+// send sends a signed request, with exactly the returned headers and body, and returns the id in
+// the response.
 func (a application) send(c call, signed map[string]any) (id string) {
 	a.Helper()
 	if said, refused := signed["error"]; refused {
 		a.Fatalf("%s %s is not signed: %v", c.method, c.path, said)
 	}
 	body, _ := signed["body"].(string)
-	req, err := http.NewRequestWithContext(a.Context(), c.method, a.sandbox.ResourceServer()+c.path, strings.NewReader(body))
+	req, err := http.NewRequestWithContext(a.Context(), c.method, a.sandbox.ResourceServer()+c.path,
+		strings.NewReader(body))
 	if err != nil {
 		a.Fatal(err)
 	}
@@ -96,7 +101,7 @@ func (a application) send(c call, signed map[string]any) (id string) {
 	return answer.ID
 }
 
-// make creates something, and answers its path below the resource server and its URL.
+// make creates a resource, and returns its path below the resource server and its URL.
 func (a application) make(collection, body string) (path, id string) {
 	a.Helper()
 	c := call{http.StatusCreated, "POST", collection, body}
@@ -104,7 +109,7 @@ func (a application) make(collection, body string) (path, id string) {
 	return strings.TrimPrefix(id, a.sandbox.ResourceServer()), id
 }
 
-// driveSign has the engine sign every operation of the resource server, one by one and all at once.
+// driveSign has the engine sign every operation of the resource server, one by one and in a batch.
 func (w *world) driveSign() {
 	w.Helper()
 	a := w.newApplication()
@@ -113,7 +118,8 @@ func (w *world) driveSign() {
 	for _, form := range []string{"op/sign", "op/sign batch"} {
 		w.record.step("op/sign: what there has to be")
 		payment, receiver := a.make("/incoming-payments", fmt.Sprintf(`{"walletAddress":%q}`, alice))
-		quote := fmt.Sprintf(`{"walletAddress":%q,"receiver":%q,"method":"ilp","debitAmount":{"value":"10","assetCode":"USD","assetScale":2}}`, alice, receiver)
+		quote := fmt.Sprintf(`{"walletAddress":%q,"receiver":%q,"method":"ilp",`+
+			`"debitAmount":{"value":"10","assetCode":"USD","assetScale":2}}`, alice, receiver)
 		order := func() string {
 			_, id := a.make("/quotes", quote)
 			return fmt.Sprintf(`{"walletAddress":%q,"quoteId":%q,"metadata":{"note":"A \u0026 B <ü>"}}`, alice, id)
@@ -121,7 +127,8 @@ func (w *world) driveSign() {
 		quoted, _ := a.make("/quotes", quote)
 		paid, _ := a.make("/outgoing-payments", order())
 		calls := []call{
-			{201, "POST", "/incoming-payments", fmt.Sprintf(`{ "metadata": {"10": 1.0, "9": "\u2028 \"€\" 💶"}, "walletAddress": %q }`, alice)},
+			{201, "POST", "/incoming-payments",
+				fmt.Sprintf(`{ "metadata": {"10": 1.0, "9": "\u2028 \"€\" 💶"}, "walletAddress": %q }`, alice)},
 			{200, "GET", "/incoming-payments" + list, ""},
 			{200, "GET", payment, ""},
 			{201, "POST", "/quotes", quote},
@@ -147,8 +154,8 @@ func (w *world) driveSign() {
 	}
 }
 
-// bodies are JSON texts that readers and writers of JSON treat differently. Each is the value of a member of metadata,
-// if it is not a whole body, in which WALLET stands for the wallet address.
+// bodies are JSON texts that JSON parsers and serializers treat differently. Each is the value of a
+// member of metadata, unless it is a whole body, in which WALLET stands for the wallet address.
 var bodies = []struct{ name, text string }{
 	{"white space", "{ \"walletAddress\" :\tWALLET ,\r\n \"metadata\" : { \"a\" : [ 1 , 2 ] } }\n"},
 	{"another order", `{"metadata":{"z":1,"a":2},"walletAddress":WALLET}`},
@@ -197,13 +204,14 @@ var bodies = []struct{ name, text string }{
 	{"__proto__ of no object", `{"a":1,"__proto__":null,"constructor":"x","toString":0,"hasOwnProperty":false}`},
 	{"__proto__, escaped and deeper", `[{"\u005f_proto__":{"__proto__":[]}}]`},
 	{"no name", `{"":1," ":2}`},
-	{"the same names in different objects", `{"a":{"b":1,"walletAddress":"x"},"c":{"b":1,"walletAddress":"y"},"d":[{"b":1},{"b":1}]}`},
+	{"the same names in different objects",
+		`{"a":{"b":1,"walletAddress":"x"},"c":{"b":1,"walletAddress":"y"},"d":[{"b":1},{"b":1}]}`},
 	{"nothing inside", `[{},[],"",null,true,false,[[]],{"a":{}}]`},
 	{"as deep as may be", strings.Repeat(`[{"a":`, 15) + `1` + strings.Repeat(`}]`, 15)},
 }
 
-// TestBodies has the engine sign bodies of every kind, which the sandbox has to accept, and JavaScript say that they are
-// what JavaScript makes of them, and signed.
+// TestBodies has the engine sign bodies of every kind. The sandbox must accept them, and JavaScript
+// must find that they are what it would send, and signed.
 func TestBodies(t *testing.T) {
 	w := newWorld(t)
 	a := w.newApplication()
@@ -225,7 +233,8 @@ func TestBodies(t *testing.T) {
 		signed := a.sign(c)
 		a.send(c, signed)
 		err := json.NewEncoder(file).Encode(map[string]any{
-			"name": b.name, "given": given, "sent": signed["body"], "headers": signed["headers"], "method": c.method, "url": w.sandbox.ResourceServer() + c.path,
+			"name": b.name, "given": given, "sent": signed["body"], "headers": signed["headers"], "method": c.method,
+			"url": w.sandbox.ResourceServer() + c.path,
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -29,12 +29,12 @@ import (
 
 const keyID = "interop-1"
 
-// world is a sandbox, all of whose exchanges are recorded, and a client whose key it knows.
+// world is a sandbox whose exchanges are recorded, and a client whose key it knows.
 type world struct {
 	*testing.T
 	sandbox *sandbox.Server
 	record  *record
-	bodies  string // a file with what TestBodies has got signed
+	bodies  string // the file with the bodies that TestBodies has had signed
 	key     ed25519.PrivateKey
 	pem     string
 	passed  atomic.Int64 // how far the sandbox's clock is ahead, in nanoseconds
@@ -78,7 +78,7 @@ func publicOf(key ed25519.PrivateKey) ed25519.PublicKey { return key.Public().(e
 
 func (w *world) publishKey() { w.sandbox.PublishKey(keyID, publicOf(w.key)) }
 
-// delayKeys makes requests that are being verified wait for each other.
+// delayKeys makes requests that are being verified at the same time wait for each other.
 func (w *world) delayKeys(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if meeting := w.meeting.Load(); meeting != nil && sandbox.Operation(r) == "keys" {
@@ -89,9 +89,9 @@ func (w *world) delayKeys(next http.Handler) http.Handler {
 	})
 }
 
-// exchange is a request as the server received it, and its answer.
+// exchange is a request as the server received it, and its response.
 type exchange struct {
-	Step    string            `json:"step"` // what it was part of
+	Step    string            `json:"step"` // the part of the test
 	Method  string            `json:"method"`
 	URL     string            `json:"url"`     // the target URI, byte for byte
 	Headers map[string]string `json:"headers"` // names in lower case
@@ -105,7 +105,7 @@ type answer struct {
 	Body    string            `json:"body"`
 }
 
-// record writes exchanges to a file, one JSON text a line.
+// record writes exchanges to a file, one JSON object per line.
 type record struct {
 	path string
 
@@ -119,7 +119,7 @@ type record struct {
 func newRecord(t *testing.T) *record {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "exchanges.jsonl")
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o600) // it holds tokens
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o600) // it contains tokens
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,17 +127,17 @@ func newRecord(t *testing.T) *record {
 	return &record{path: path, file: file}
 }
 
-// step names what comes next.
+// step sets the step of the exchanges that follow.
 func (r *record) step(name string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.now = name
 }
 
-// wrap records an exchange before the client gets the answer.
+// wrap records an exchange before the client gets the response.
 func (r *record) wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		if strings.HasPrefix(req.URL.Path, "/auth/interact/") { // the owner's pages, of which the documents know nothing
+		if strings.HasPrefix(req.URL.Path, "/auth/interact/") { // the owner's pages, which are not in the documents
 			next.ServeHTTP(w, req)
 			return
 		}
@@ -170,7 +170,7 @@ func (r *record) add(err error, x exchange) {
 	r.count++
 }
 
-// close ends the file and tells how many exchanges are in it.
+// close closes the file and returns the number of exchanges in it.
 func (r *record) close(t *testing.T) int {
 	t.Helper()
 	r.mu.Lock()
@@ -193,7 +193,8 @@ func flat(header http.Header) map[string]string {
 	return joined
 }
 
-// requireNode fails if the packages are not there. Nothing is skipped: a green run must mean that they agreed.
+// requireNode fails if the packages are not installed. Nothing is skipped: a passing run must mean
+// that they agree.
 func requireNode(t *testing.T) {
 	t.Helper()
 	if _, err := exec.LookPath("node"); err != nil {
@@ -206,10 +207,11 @@ func requireNode(t *testing.T) {
 
 var passedLine = regexp.MustCompile(`(?m)^# pass (\d+)$`)
 
-// node runs a test file, of which exactly that many tests must pass: node --test is content with none.
+// node runs a test file with node --test, and checks that exactly that many tests pass: with no
+// tests at all, node --test would also succeed.
 func (w *world) node(file string, tests int) {
 	w.Helper()
-	// go test keeps a result until a file changes that this process has opened.
+	// go test caches a result until a file that this process has opened changes.
 	for _, read := range []string{file, "document.mjs", "signature.mjs", "package-lock.json"} {
 		if _, err := os.ReadFile(read); err != nil {
 			w.Fatal(err)

@@ -17,10 +17,11 @@ import (
 	"github.com/interledger/open-payments-go/httpsignatureutils"
 )
 
-// RequestDoer sends a request. Its errors are http.Client.Do's.
+// RequestDoer sends a request. Its errors are those of http.Client.Do.
 type RequestDoer func(req *http.Request) (*http.Response, error)
 
-// AuthenticatedClient acts as one client: a wallet address, a key and the key's id. Many goroutines may use it at once.
+// AuthenticatedClient acts as one client: a wallet address, a key and the key's id. It is safe for
+// concurrent use.
 type AuthenticatedClient struct {
 	WalletAddress *WalletAddressService
 	Grant         *GrantService
@@ -33,17 +34,17 @@ type AuthenticatedClient struct {
 	postSign func(*http.Request)
 }
 
-// AuthenticatedClientOption changes what NewAuthenticatedClient makes.
+// AuthenticatedClientOption configures the client that NewAuthenticatedClient returns.
 type AuthenticatedClientOption func(*AuthenticatedClient)
 
-// WithHTTPClientAuthed sends all requests through c, which brings time limits, limits on redirects and on the size of
-// answers: there are none without it.
+// WithHTTPClientAuthed sends all requests through c, which sets time limits and limits for
+// redirects and the size of responses. Without it there are none.
 func WithHTTPClientAuthed(c *http.Client) AuthenticatedClientOption {
 	return func(a *AuthenticatedClient) { a.http = c }
 }
 
-// WithPreSignHook calls hook with each request that is to be signed, before its body is read: hook may replace the
-// body, with ContentLength and GetBody.
+// WithPreSignHook calls hook with each request to be signed, before its body is read: hook may
+// replace the body, with ContentLength and GetBody.
 func WithPreSignHook(hook func(req *http.Request)) AuthenticatedClientOption {
 	return func(a *AuthenticatedClient) { a.preSign = hook }
 }
@@ -53,11 +54,13 @@ func WithPostSignHook(hook func(req *http.Request)) AuthenticatedClientOption {
 	return func(a *AuthenticatedClient) { a.postSign = hook }
 }
 
-// NewAuthenticatedClient makes a client. walletAddressUrl is a URL, not a payment pointer. privateKey is the name of a
-// file if there is one of that name, else PEM text (PKCS#8), else base64 of PEM text: hand it PEM text, so that a name
-// is never mistaken for a key. keyId is the kid under which <walletAddressUrl>/jwks.json has the public key. Nothing is
-// sent. Errors never hold privateKey, unless it is the name of a file.
-func NewAuthenticatedClient(walletAddressUrl, privateKey, keyId string, opts ...AuthenticatedClientOption) (*AuthenticatedClient, error) {
+// NewAuthenticatedClient returns a client. walletAddressUrl is a URL, not a payment pointer.
+// privateKey is the name of a file if there is a file of that name, otherwise PEM text (PKCS#8),
+// otherwise base64 of PEM text: pass PEM text, so that a name is never mistaken for a key. keyId is
+// the kid under which <walletAddressUrl>/jwks.json has the public key. Nothing is sent. Errors
+// never contain privateKey, unless it is the name of a file.
+func NewAuthenticatedClient(walletAddressUrl, privateKey, keyId string,
+	opts ...AuthenticatedClientOption) (*AuthenticatedClient, error) {
 	if strings.HasPrefix(walletAddressUrl, "$") {
 		return nil, errors.New("open payments: the wallet address must be a URL, not a payment pointer")
 	}
@@ -79,7 +82,7 @@ func NewAuthenticatedClient(walletAddressUrl, privateKey, keyId string, opts ...
 }
 
 func loadKey(privateKey string) (ed25519.PrivateKey, error) {
-	// An error of Stat is not told: its text would hold the key.
+	// Stat's error is dropped because its text would contain the key.
 	if info, err := os.Stat(privateKey); err == nil && !info.IsDir() {
 		b, err := os.ReadFile(privateKey)
 		if err != nil {
@@ -93,9 +96,9 @@ func loadKey(privateKey string) (ed25519.PrivateKey, error) {
 	return httpsignatureutils.LoadBase64Key(privateKey)
 }
 
-// DoSigned signs req (RFC 9421, with the components of RFC 9635 section 7.3.1) and sends it. It changes req: the body is
-// read whole and put back, and the headers are set. Errors are http.Client.Do's, or say why req could not be signed, in
-// which case nothing is sent.
+// DoSigned signs req (RFC 9421, with the components of RFC 9635 section 7.3.1) and sends it. It
+// changes req: it reads the body and replaces it, and sets the headers. Errors are those of
+// http.Client.Do, or say why req could not be signed, in which case nothing is sent.
 func (c *AuthenticatedClient) DoSigned(req *http.Request) (*http.Response, error) {
 	if req.Header == nil {
 		req.Header = make(http.Header)
@@ -108,7 +111,7 @@ func (c *AuthenticatedClient) DoSigned(req *http.Request) (*http.Response, error
 	}
 	if err := c.sign(req); err != nil {
 		if req.Body != nil {
-			_ = req.Body.Close() // As http.Client.Do does.
+			_ = req.Body.Close() // as http.Client.Do does
 		}
 		return nil, err
 	}
@@ -135,14 +138,14 @@ func (c *AuthenticatedClient) sign(req *http.Request) error {
 	return nil
 }
 
-// setContent reads the body and describes it. The body that is sent is the one that was read, with its length: servers
-// refuse a chunked one.
+// setContent reads the body and sets the headers that describe it. The body that is sent is the one
+// that was read, with its length: servers reject a chunked one.
 func setContent(req *http.Request) error {
 	var body []byte
 	if req.Body != nil {
 		var err error
 		body, err = io.ReadAll(req.Body)
-		_ = req.Body.Close() // Read to its end, or its error is the one to tell.
+		_ = req.Body.Close() // it was read to its end, or the read error is returned
 		if err != nil {
 			return fmt.Errorf("read the body to sign: %w", err)
 		}
@@ -163,8 +166,8 @@ func setContent(req *http.Request) error {
 	return nil
 }
 
-// call sends req and decodes the answer into out, unless that is nil. An answer with another status than want is an
-// *OpenPaymentsClientError; other errors are wrapped in what was being tried.
+// call sends req and decodes the response into out, unless that is nil. A response with a status
+// other than want is an *OpenPaymentsClientError; other errors are wrapped in what was being tried.
 func call(do RequestDoer, req *http.Request, trying string, want int, out any) error {
 	resp, err := do(req)
 	if err != nil {
@@ -173,7 +176,7 @@ func call(do RequestDoer, req *http.Request, trying string, want int, out any) e
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return fmt.Errorf("%s: read the answer: %w", trying, err)
+		return fmt.Errorf("%s: read the response: %w", trying, err)
 	}
 	if resp.StatusCode != want {
 		return newClientError(req, resp.StatusCode, body)
@@ -182,7 +185,7 @@ func call(do RequestDoer, req *http.Request, trying string, want int, out any) e
 		return nil
 	}
 	if err := json.Unmarshal(body, out); err != nil {
-		return fmt.Errorf("%s: decode the answer: %w", trying, err)
+		return fmt.Errorf("%s: decode the response: %w", trying, err)
 	}
 	return nil
 }

@@ -30,8 +30,9 @@ import (
 const (
 	keyID         = "key-1"
 	walletAddress = "https://wallet.example/client"
-	tokenJSON     = `{"value":"t2","manage":"https://auth.example/token/2","expires_in":600,"access":[{"type":"quote","actions":["create"]}]}`
-	continueJSON  = `{"access_token":{"value":"c1"},"uri":"https://auth.example/continue/1","wait":5}`
+	tokenJSON     = `{"value":"t2","manage":"https://auth.example/token/2","expires_in":600,"access":[{"type":"quote",` +
+		`"actions":["create"]}]}`
+	continueJSON = `{"access_token":{"value":"c1"},"uri":"https://auth.example/continue/1","wait":5}`
 )
 
 func newKey(t *testing.T) (public ed25519.PublicKey, text string) {
@@ -47,7 +48,8 @@ func newKey(t *testing.T) (public ed25519.PublicKey, text string) {
 	return public, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 }
 
-func newClient(t *testing.T, key string, opts ...openpayments.AuthenticatedClientOption) *openpayments.AuthenticatedClient {
+func newClient(t *testing.T, key string,
+	opts ...openpayments.AuthenticatedClientOption) *openpayments.AuthenticatedClient {
 	t.Helper()
 	c, err := openpayments.NewAuthenticatedClient(walletAddress, key, keyID, opts...)
 	if err != nil {
@@ -82,7 +84,8 @@ func TestSignedRequests(t *testing.T) {
 			},
 			status: 200, answer: `{"access_token":` + tokenJSON + `}`,
 			method: "POST", path: "/token/1?a=%20b&c", token: "GNAP t1", covered: withToken,
-			want: `{"access":[{"type":"quote","actions":["create"]}],"expires_in":600,"manage":"https://auth.example/token/2","value":"t2"}`,
+			want: `{"access":[{"type":"quote","actions":["create"]}],"expires_in":600,` +
+				`"manage":"https://auth.example/token/2","value":"t2"}`,
 		},
 		"revoke": {
 			call: func(ctx context.Context, c *openpayments.AuthenticatedClient, server string) (any, error) {
@@ -93,30 +96,39 @@ func TestSignedRequests(t *testing.T) {
 		"request": {
 			call: func(ctx context.Context, c *openpayments.AuthenticatedClient, server string) (any, error) {
 				return c.Grant.Request(ctx, openpayments.GrantRequestParams{URL: server, RequestBody: grantRequest(t,
-					`{ "access_token": {"access": [{"type": "quote", "actions": ["create"]}]}, "client": null, "interact": {"start": ["redirect"], "finish": {"method": "redirect", "uri": "https://app.example/?a&b", "nonce": "n"}} }`)})
+					`{ "access_token": {"access": [{"type": "quote", "actions": ["create"]}]}, "client": null,`+
+						` "interact": {"start": ["redirect"], "finish": {"method": "redirect", "uri": "https://app.example/?a&b",`+
+						` "nonce": "n"}} }`)})
 			},
-			status: 200, answer: `{"interact":{"redirect":"https://auth.example/interact","finish":"f"},"continue":` + continueJSON + `}`,
+			status: 200, answer: `{"interact":{"redirect":"https://auth.example/interact","finish":"f"},"continue":` +
+				continueJSON + `}`,
 			method: "POST", path: "/", covered: withBody,
-			body: `{"access_token":{"access":[{"type":"quote","actions":["create"]}]},"client":{"walletAddress":"` + walletAddress +
-				`"},"interact":{"start":["redirect"],"finish":{"method":"redirect","uri":"https://app.example/?a\u0026b","nonce":"n"}}}`,
+			body: `{"access_token":{"access":[{"type":"quote","actions":["create"]}]},"client":{"walletAddress":"` +
+				walletAddress +
+				`"},"interact":{"start":["redirect"],"finish":{"method":"redirect","uri":"https://app.example/?a\u0026b",` +
+				`"nonce":"n"}}}`,
 			want: `{"interact":{"finish":"f","redirect":"https://auth.example/interact"},"continue":` + continueJSON + `}`,
 		},
 		"request as a key": {
 			call: func(ctx context.Context, c *openpayments.AuthenticatedClient, server string) (any, error) {
 				return c.Grant.Request(ctx, openpayments.GrantRequestParams{
-					URL:            server + "/auth/",
-					RequestBody:    grantRequest(t, `{"access_token":{"access":[]}}`),
-					ClientOverride: &as.ClientDirectedIdentity{Jwk: as.JsonWebKey{Alg: "EdDSA", Crv: "Ed25519", Kid: keyID, Kty: "OKP", X: "AA"}},
+					URL:         server + "/auth/",
+					RequestBody: grantRequest(t, `{"access_token":{"access":[]}}`),
+					ClientOverride: &as.ClientDirectedIdentity{Jwk: as.JsonWebKey{Alg: "EdDSA", Crv: "Ed25519", Kid: keyID, Kty: "OKP",
+						X: "AA"}},
 				})
 			},
 			status: 200, answer: `{"access_token":` + tokenJSON + `,"continue":{"access_token":{"value":"c1"},"uri":"u"}}`,
 			method: "POST", path: "/auth/", covered: withBody,
-			body: `{"access_token":{"access":[]},"client":{"jwk":{"alg":"EdDSA","crv":"Ed25519","kid":"key-1","kty":"OKP","x":"AA"}}}`,
-			want: `{"access_token":{"access":[{"type":"quote","actions":["create"]}],"expires_in":600,"manage":"https://auth.example/token/2","value":"t2"},"continue":{"access_token":{"value":"c1"},"uri":"u"}}`,
+			body: `{"access_token":{"access":[]},"client":{"jwk":{"alg":"EdDSA","crv":"Ed25519","kid":"key-1","kty":"OKP",` +
+				`"x":"AA"}}}`,
+			want: `{"access_token":{"access":[{"type":"quote","actions":["create"]}],"expires_in":600,` +
+				`"manage":"https://auth.example/token/2","value":"t2"},"continue":{"access_token":{"value":"c1"},"uri":"u"}}`,
 		},
 		"continue": {
 			call: func(ctx context.Context, c *openpayments.AuthenticatedClient, server string) (any, error) {
-				return c.Grant.Continue(ctx, openpayments.GrantContinueParams{URL: server + "/continue/1", AccessToken: "c1", InteractRef: "r<1>"})
+				return c.Grant.Continue(ctx,
+					openpayments.GrantContinueParams{URL: server + "/continue/1", AccessToken: "c1", InteractRef: "r<1>"})
 			},
 			status: 200, answer: `{"subject":{"sub_ids":[{"id":"u","format":"uri"}]},"continue":` + continueJSON + `}`,
 			method: "POST", path: "/continue/1", token: "GNAP c1", covered: withBoth,
@@ -177,19 +189,24 @@ func TestDoSigned(t *testing.T) {
 		covered      []string
 		sent         string
 	}{
-		"no path":           {method: "GET", target: "/", covered: bare},
-		"no method":         {path: "/p", target: "/p", covered: bare},
-		"query":             {method: "GET", path: "/p?wallet-address=https%3A%2F%2Fw.example%2Fa&x=a+b&y", target: "/p?wallet-address=https%3A%2F%2Fw.example%2Fa&x=a+b&y", covered: bare},
-		"empty query":       {method: "GET", path: "/p?", target: "/p?", covered: bare},
-		"escaped path":      {method: "GET", path: "/a%2Fb%20c/%C3%A9", target: "/a%2Fb%20c/%C3%A9", covered: bare},
-		"unescaped path":    {method: "GET", path: "/a b/é", target: "/a%20b/%C3%A9", covered: bare},
-		"fragment":          {method: "GET", path: "/p#f", target: "/p", covered: bare},
-		"another host":      {method: "GET", path: "/p", host: "Auth.Example:8443", target: "/p", covered: bare},
-		"token":             {method: "GET", path: "/p", header: http.Header{"Authorization": {"GNAP t"}}, target: "/p", covered: withToken},
-		"token with spaces": {method: "GET", path: "/p", header: http.Header{"Authorization": {" GNAP t "}}, target: "/p", covered: withToken},
-		"body":              {method: "POST", path: "/p", body: strings.NewReader(`{"é":1}`), target: "/p", covered: withBody, sent: `{"é":1}`},
-		"unknown length":    {method: "POST", path: "/p", body: io.MultiReader(strings.NewReader(`{}`)), target: "/p", covered: withBody, sent: `{}`},
-		"empty body":        {method: "POST", path: "/p", body: io.MultiReader(), target: "/p", covered: bare},
+		"no path":   {method: "GET", target: "/", covered: bare},
+		"no method": {path: "/p", target: "/p", covered: bare},
+		"query": {method: "GET", path: "/p?wallet-address=https%3A%2F%2Fw.example%2Fa&x=a+b&y",
+			target: "/p?wallet-address=https%3A%2F%2Fw.example%2Fa&x=a+b&y", covered: bare},
+		"empty query":    {method: "GET", path: "/p?", target: "/p?", covered: bare},
+		"escaped path":   {method: "GET", path: "/a%2Fb%20c/%C3%A9", target: "/a%2Fb%20c/%C3%A9", covered: bare},
+		"unescaped path": {method: "GET", path: "/a b/é", target: "/a%20b/%C3%A9", covered: bare},
+		"fragment":       {method: "GET", path: "/p#f", target: "/p", covered: bare},
+		"another host":   {method: "GET", path: "/p", host: "Auth.Example:8443", target: "/p", covered: bare},
+		"token": {method: "GET", path: "/p", header: http.Header{"Authorization": {"GNAP t"}}, target: "/p",
+			covered: withToken},
+		"token with spaces": {method: "GET", path: "/p", header: http.Header{"Authorization": {" GNAP t "}}, target: "/p",
+			covered: withToken},
+		"body": {method: "POST", path: "/p", body: strings.NewReader(`{"é":1}`), target: "/p", covered: withBody,
+			sent: `{"é":1}`},
+		"unknown length": {method: "POST", path: "/p", body: io.MultiReader(strings.NewReader(`{}`)), target: "/p",
+			covered: withBody, sent: `{}`},
+		"empty body": {method: "POST", path: "/p", body: io.MultiReader(), target: "/p", covered: bare},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -288,7 +305,8 @@ func TestHooks(t *testing.T) {
 		}),
 		openpayments.WithPostSignHook(func(req *http.Request) {
 			order = append(order, "post")
-			if req.Header.Get("Signature") == "" || req.Header.Get("Signature-Input") == "" || req.Header.Get("Content-Digest") == "" {
+			if req.Header.Get("Signature") == "" || req.Header.Get("Signature-Input") == "" ||
+				req.Header.Get("Content-Digest") == "" {
 				t.Error("not signed before the second hook")
 			}
 			if w.count != 0 {
@@ -296,7 +314,8 @@ func TestHooks(t *testing.T) {
 			}
 			req.Header.Set("X-After", "1")
 		}))
-	_, err := c.Grant.Request(t.Context(), openpayments.GrantRequestParams{URL: w.URL, RequestBody: grantRequest(t, `{"a":"<&>"}`)})
+	_, err := c.Grant.Request(t.Context(),
+		openpayments.GrantRequestParams{URL: w.URL, RequestBody: grantRequest(t, `{"a":"<&>"}`)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -321,10 +340,11 @@ func TestWalletAddress(t *testing.T) {
 	w := newWallet(t, public, 200, document)
 	var through int
 	transport := http.DefaultTransport
-	c := newClient(t, key, openpayments.WithHTTPClientAuthed(&http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
-		through++
-		return transport.RoundTrip(r)
-	})}))
+	c := newClient(t, key,
+		openpayments.WithHTTPClientAuthed(&http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+			through++
+			return transport.RoundTrip(r)
+		})}))
 
 	got, err := c.WalletAddress.Get(t.Context(), openpayments.WalletAddressGetParams{URL: w.URL + "/a"})
 	if err != nil {
@@ -365,7 +385,8 @@ func TestWalletAddress(t *testing.T) {
 	unsigned("/a/jwks.json")
 
 	w.body = `{}`
-	if keys, err := c.WalletAddress.GetKeys(t.Context(), openpayments.WalletAddressGetKeysParams{URL: w.URL}); err != nil || keys.Keys != nil {
+	if keys, err := c.WalletAddress.GetKeys(t.Context(),
+		openpayments.WalletAddressGetKeysParams{URL: w.URL}); err != nil || keys.Keys != nil {
 		t.Errorf("no keys: %+v, %v", keys, err)
 	}
 	if through != 3 {
@@ -377,38 +398,46 @@ type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// calls are all requests that a client makes.
+// calls are all the requests that a client sends.
 var calls = map[string]struct {
 	method string
 	path   string
 	do     func(context.Context, *openpayments.AuthenticatedClient, string, as.GrantRequest) error
 }{
-	"rotate": {"POST", "/token/1", func(ctx context.Context, c *openpayments.AuthenticatedClient, url string, _ as.GrantRequest) error {
-		_, err := c.Token.Rotate(ctx, openpayments.TokenRotateParams{URL: url, AccessToken: "t"})
-		return err
-	}},
-	"revoke": {"DELETE", "/token/1", func(ctx context.Context, c *openpayments.AuthenticatedClient, url string, _ as.GrantRequest) error {
-		return c.Token.Revoke(ctx, openpayments.TokenRevokeParams{URL: url, AccessToken: "t"})
-	}},
-	"request": {"POST", "/grant", func(ctx context.Context, c *openpayments.AuthenticatedClient, url string, r as.GrantRequest) error {
-		_, err := c.Grant.Request(ctx, openpayments.GrantRequestParams{URL: url, RequestBody: r})
-		return err
-	}},
-	"continue": {"POST", "/continue/1", func(ctx context.Context, c *openpayments.AuthenticatedClient, url string, _ as.GrantRequest) error {
-		_, err := c.Grant.Continue(ctx, openpayments.GrantContinueParams{URL: url, AccessToken: "c", InteractRef: "r"})
-		return err
-	}},
-	"cancel": {"DELETE", "/continue/1", func(ctx context.Context, c *openpayments.AuthenticatedClient, url string, _ as.GrantRequest) error {
-		return c.Grant.Cancel(ctx, openpayments.GrantCancelParams{URL: url, AccessToken: "c"})
-	}},
-	"get": {"GET", "/a", func(ctx context.Context, c *openpayments.AuthenticatedClient, url string, _ as.GrantRequest) error {
-		_, err := c.WalletAddress.Get(ctx, openpayments.WalletAddressGetParams{URL: url})
-		return err
-	}},
-	"keys": {"GET", "/a/jwks.json", func(ctx context.Context, c *openpayments.AuthenticatedClient, url string, _ as.GrantRequest) error {
-		_, err := c.WalletAddress.GetKeys(ctx, openpayments.WalletAddressGetKeysParams{URL: strings.TrimSuffix(url, "/jwks.json")})
-		return err
-	}},
+	"rotate": {"POST", "/token/1",
+		func(ctx context.Context, c *openpayments.AuthenticatedClient, url string, _ as.GrantRequest) error {
+			_, err := c.Token.Rotate(ctx, openpayments.TokenRotateParams{URL: url, AccessToken: "t"})
+			return err
+		}},
+	"revoke": {"DELETE", "/token/1",
+		func(ctx context.Context, c *openpayments.AuthenticatedClient, url string, _ as.GrantRequest) error {
+			return c.Token.Revoke(ctx, openpayments.TokenRevokeParams{URL: url, AccessToken: "t"})
+		}},
+	"request": {"POST", "/grant",
+		func(ctx context.Context, c *openpayments.AuthenticatedClient, url string, r as.GrantRequest) error {
+			_, err := c.Grant.Request(ctx, openpayments.GrantRequestParams{URL: url, RequestBody: r})
+			return err
+		}},
+	"continue": {"POST", "/continue/1",
+		func(ctx context.Context, c *openpayments.AuthenticatedClient, url string, _ as.GrantRequest) error {
+			_, err := c.Grant.Continue(ctx, openpayments.GrantContinueParams{URL: url, AccessToken: "c", InteractRef: "r"})
+			return err
+		}},
+	"cancel": {"DELETE", "/continue/1",
+		func(ctx context.Context, c *openpayments.AuthenticatedClient, url string, _ as.GrantRequest) error {
+			return c.Grant.Cancel(ctx, openpayments.GrantCancelParams{URL: url, AccessToken: "c"})
+		}},
+	"get": {"GET", "/a",
+		func(ctx context.Context, c *openpayments.AuthenticatedClient, url string, _ as.GrantRequest) error {
+			_, err := c.WalletAddress.Get(ctx, openpayments.WalletAddressGetParams{URL: url})
+			return err
+		}},
+	"keys": {"GET", "/a/jwks.json",
+		func(ctx context.Context, c *openpayments.AuthenticatedClient, url string, _ as.GrantRequest) error {
+			_, err := c.WalletAddress.GetKeys(ctx,
+				openpayments.WalletAddressGetKeysParams{URL: strings.TrimSuffix(url, "/jwks.json")})
+			return err
+		}},
 }
 
 func TestErrorAnswers(t *testing.T) {
@@ -421,8 +450,10 @@ func TestErrorAnswers(t *testing.T) {
 		description string
 		details     map[string]any
 	}{
-		"OpenAPI document":       {401, `{"error":{"code":"invalid_client","description":"invalid access token"}}`, "invalid_client", "invalid access token", nil},
-		"with details":           {400, `{"error":{"code":"c","description":"d","details":{"a":[1]}}}`, "c", "d", map[string]any{"a": []any{1.0}}},
+		"OpenAPI document": {401, `{"error":{"code":"invalid_client","description":"invalid access token"}}`,
+			"invalid_client", "invalid access token", nil},
+		"with details": {400, `{"error":{"code":"c","description":"d","details":{"a":[1]}}}`, "c", "d",
+			map[string]any{"a": []any{1.0}}},
 		"details not an object":  {400, `{"error":{"code":"c","description":"d","details":"a"}}`, "c", "d", nil},
 		"no code":                {400, `{"error":{"description":"schema"}}`, "", "schema", nil},
 		"no description":         {404, `{"error":{"code":"invalid_rotation"}}`, "invalid_rotation", "", nil},
@@ -488,7 +519,8 @@ func TestWrongSuccess(t *testing.T) {
 func TestRotateWithoutToken(t *testing.T) {
 	public, key := newKey(t)
 	w := newWallet(t, public, 200, `{}`)
-	got, err := newClient(t, key).Token.Rotate(t.Context(), openpayments.TokenRotateParams{URL: w.URL + "/token/1", AccessToken: "t"})
+	got, err := newClient(t, key).Token.Rotate(t.Context(),
+		openpayments.TokenRotateParams{URL: w.URL + "/token/1", AccessToken: "t"})
 	if err != nil || got.Value != "" {
 		t.Fatalf("%+v, %v", got, err)
 	}
@@ -500,24 +532,27 @@ func TestTransportErrors(t *testing.T) {
 	for kind, call := range calls {
 		t.Run(kind, func(t *testing.T) {
 			request := grantRequest(t, `{}`)
-			c := newClient(t, key, openpayments.WithHTTPClientAuthed(&http.Client{Transport: roundTrip(func(*http.Request) (*http.Response, error) {
-				return nil, broken
-			})}))
+			c := newClient(t, key,
+				openpayments.WithHTTPClientAuthed(&http.Client{Transport: roundTrip(func(*http.Request) (*http.Response, error) {
+					return nil, broken
+				})}))
 			var e *url.Error
-			if err := call.do(t.Context(), c, "http://auth.example"+call.path, request); !errors.Is(err, broken) || !errors.As(err, &e) {
+			if err := call.do(t.Context(), c, "http://auth.example"+call.path, request); !errors.Is(err, broken) ||
+				!errors.As(err, &e) {
 				t.Errorf("not sent: %v", err)
 			}
 
-			c = newClient(t, key, openpayments.WithHTTPClientAuthed(&http.Client{Transport: roundTrip(func(*http.Request) (*http.Response, error) {
-				return &http.Response{StatusCode: 200, Body: &body{err: broken}}, nil
-			})}))
+			c = newClient(t, key,
+				openpayments.WithHTTPClientAuthed(&http.Client{Transport: roundTrip(func(*http.Request) (*http.Response, error) {
+					return &http.Response{StatusCode: 200, Body: &body{err: broken}}, nil
+				})}))
 			if err := call.do(t.Context(), c, "http://auth.example"+call.path, request); !errors.Is(err, broken) {
 				t.Errorf("half an answer: %v", err)
 			}
 
 			ctx, cancel := context.WithCancel(t.Context())
 			server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-				_, _ = io.Copy(io.Discard, r.Body) // Else the server does not see the client go.
+				_, _ = io.Copy(io.Discard, r.Body) // otherwise the server does not notice the client's disconnection
 				cancel()
 				<-r.Context().Done()
 			}))
@@ -537,14 +572,18 @@ func TestRefusedBeforeSending(t *testing.T) {
 	public, key := newKey(t)
 	w := newWallet(t, public, 200, `{}`)
 	c := newClient(t, key)
-	if _, err := c.Token.Rotate(t.Context(), openpayments.TokenRotateParams{URL: w.URL + "/token", AccessToken: "t"}); err == nil {
+	if _, err := c.Token.Rotate(t.Context(),
+		openpayments.TokenRotateParams{URL: w.URL + "/token", AccessToken: "t"}); err == nil {
 		t.Error("rotate without token/")
 	}
-	if _, err := c.Grant.Continue(t.Context(), openpayments.GrantContinueParams{URL: w.URL + "/continue", AccessToken: "c"}); err == nil {
+	if _, err := c.Grant.Continue(t.Context(),
+		openpayments.GrantContinueParams{URL: w.URL + "/continue", AccessToken: "c"}); err == nil {
 		t.Error("continue without continue/")
 	}
-	for name, request := range map[string]as.GrantRequest{"empty": {}, "null": grantRequest(t, `null`), "a list": grantRequest(t, `[]`)} {
-		if _, err := c.Grant.Request(t.Context(), openpayments.GrantRequestParams{URL: w.URL, RequestBody: request}); err == nil {
+	for name, request := range map[string]as.GrantRequest{"empty": {}, "null": grantRequest(t, `null`),
+		"a list": grantRequest(t, `[]`)} {
+		if _, err := c.Grant.Request(t.Context(),
+			openpayments.GrantRequestParams{URL: w.URL, RequestBody: request}); err == nil {
 			t.Errorf("request: %s", name)
 		}
 	}
@@ -601,7 +640,7 @@ func TestPrivateKeyArgument(t *testing.T) {
 			if err == nil {
 				t.Fatal("taken for a key")
 			}
-			// Not %v: if this fails, the error holds the key.
+			// not %v: if this fails, the error contains the key
 			if len(arg) > 20 && strings.Contains(err.Error(), arg[len(arg)-20:]) {
 				t.Error("the error holds the argument")
 			}
@@ -624,7 +663,8 @@ func TestGrantKinds(t *testing.T) {
 			if err := json.Unmarshal([]byte(tc.json), &g); err != nil {
 				t.Fatal(err)
 			}
-			if g.IsInteractive() != tc.interactive || g.IsGrantedWithAccessToken() != tc.token || g.IsGrantedWithSubject() != tc.subject {
+			if g.IsInteractive() != tc.interactive || g.IsGrantedWithAccessToken() != tc.token ||
+				g.IsGrantedWithSubject() != tc.subject {
 				t.Errorf("%t %t %t", g.IsInteractive(), g.IsGrantedWithAccessToken(), g.IsGrantedWithSubject())
 			}
 			if g.Continue.AccessToken.Value != "c1" || g.Continue.Uri == "" || g.Continue.Wait == nil || *g.Continue.Wait != 5 {

@@ -8,21 +8,23 @@ import (
 	"net/http"
 )
 
-// OpenPaymentsClientError is an answer that is not the one that was asked for. Its text holds the server's description
-// and the full URL, which for a manage or a continue URL is a secret.
+// OpenPaymentsClientError is a response with an unexpected status. Its text contains the server's
+// description and the full URL, which is a secret if it is a manage or continue URL.
 type OpenPaymentsClientError struct {
-	// Description is the server's, or the whole body if that has not the shape of the OpenAPI document's errors.
+	// Description is the server's, or the whole body if that does not have the form of the OpenAPI
+	// document's errors.
 	Description string
 	// Status is the HTTP status.
 	Status int
-	// Code is one of the OpenAPI document's, such as invalid_client; empty if the server did not say.
+	// Code is one of the OpenAPI document's, such as invalid_client; empty if the response has
+	// none.
 	Code             string
 	ValidationErrors []string
 	Details          map[string]any
 	Method, URL      string
 }
 
-// Error holds all but ValidationErrors and Details.
+// Error returns a text with everything but ValidationErrors and Details.
 func (e *OpenPaymentsClientError) Error() string {
 	text := fmt.Sprintf("%s %s: status %d", e.Method, e.URL, e.Status)
 	if e.Code != "" {
@@ -50,7 +52,7 @@ func newClientError(req *http.Request, status int, body []byte) *OpenPaymentsCli
 	}
 	e.Code = answer.Error.Code
 	e.Description = answer.Error.Description
-	// Details of another type than an object do not make the code and the description worthless.
+	// If details is not an object, the code and the description are still used.
 	_ = json.Unmarshal(answer.Error.Details, &e.Details)
 	return e
 }

@@ -15,34 +15,35 @@ import (
 	as "github.com/interledger/open-payments-go/generated/authserver"
 )
 
-// GrantService asks for grants, continues and cancels them.
+// GrantService asks for grants, continues them and cancels them.
 type GrantService struct {
 	do            RequestDoer
 	walletAddress string
 }
 
-// GrantRequestParams say what to ask for, and where.
+// GrantRequestParams hold what to ask for, and where.
 type GrantRequestParams struct {
 	// URL is the grant endpoint.
 	URL         string
 	RequestBody as.GrantRequest
-	// ClientOverride, if not nil, makes the client known by its public key and not by its wallet address.
+	// ClientOverride, if not nil, identifies the client by its public key instead of its wallet
+	// address.
 	ClientOverride *as.ClientDirectedIdentity
 }
 
-// GrantContinueParams name a grant by its continuation.
+// GrantContinueParams identify a grant by its continuation.
 type GrantContinueParams struct {
 	URL, AccessToken string
-	// InteractRef is the callback's; empty to poll.
+	// InteractRef is the interact_ref of the callback; empty to poll.
 	InteractRef string
 }
 
-// GrantCancelParams name a grant by its continuation.
+// GrantCancelParams identify a grant by its continuation.
 type GrantCancelParams struct {
 	URL, AccessToken string
 }
 
-// Grant is the answer of the operations post-request and post-continue.
+// Grant is the response of the operations post-request and post-continue.
 type Grant struct {
 	Interact    *as.InteractResponse `json:"interact,omitempty"`
 	AccessToken *as.AccessToken      `json:"access_token,omitempty"`
@@ -50,16 +51,17 @@ type Grant struct {
 	Continue    as.Continue          `json:"continue"`
 }
 
-// IsInteractive says that the owner's consent is needed.
+// IsInteractive reports whether the owner's consent is needed.
 func (g *Grant) IsInteractive() bool { return g.Interact != nil }
 
-// IsGrantedWithAccessToken says that the grant has an access token.
+// IsGrantedWithAccessToken reports whether the grant has an access token.
 func (g *Grant) IsGrantedWithAccessToken() bool { return g.AccessToken != nil }
 
-// IsGrantedWithSubject says that the grant has subject information.
+// IsGrantedWithSubject reports whether the grant has subject information.
 func (g *Grant) IsGrantedWithSubject() bool { return g.Subject != nil }
 
-// Request asks for a grant (operation post-request, RFC 9635 section 2). It puts the client into the body.
+// Request asks for a grant (operation post-request, RFC 9635 section 2). It adds the client to the
+// body.
 func (s *GrantService) Request(ctx context.Context, params GrantRequestParams) (Grant, error) {
 	body, err := s.requestBody(params)
 	if err != nil {
@@ -100,8 +102,8 @@ func (s *GrantService) requestBody(params GrantRequestParams) ([]byte, error) {
 	return json.Marshal(body)
 }
 
-// Continue finishes or polls an interactive grant (operation post-continue, RFC 9635 section 5). A URL without
-// "continue/" is refused before anything is sent.
+// Continue continues or polls an interactive grant (operation post-continue, RFC 9635 section 5).
+// It sends nothing and fails if the URL does not contain "continue/".
 func (s *GrantService) Continue(ctx context.Context, params GrantContinueParams) (Grant, error) {
 	if !strings.Contains(params.URL, "continue/") {
 		return Grant{}, errors.New("continue grant: not a continue URL (no continue/ in it)")
@@ -133,7 +135,8 @@ func (s *GrantService) Cancel(ctx context.Context, params GrantCancelParams) err
 	return call(s.do, req, "cancel grant", http.StatusNoContent, nil)
 }
 
-// newRequest makes a request for DoSigned. token is left out of it if empty: a grant request has none.
+// newRequest returns a request for DoSigned. It omits the token if that is empty: a grant request
+// has none.
 func newRequest(ctx context.Context, method, url, token string, body []byte) (*http.Request, error) {
 	var reader io.Reader
 	if len(body) > 0 {

@@ -16,8 +16,9 @@ import (
 	"testing"
 )
 
-// verify checks the one signature labelled label as a server does, from RFC 9421 sections 2.5 and 3.2 and with nothing
-// of the package under test, and says what it covers. The request must be one that came in over HTTP, or look like it.
+// verify checks the signature with a label as a server does, according to RFC 9421 sections 2.5 and
+// 3.2 and without the package under test, and returns what it covers. The request must have been
+// received over HTTP, or look like it.
 func verify(r *http.Request, label string, key ed25519.PublicKey) (covered []string, err error) {
 	params, ok := strings.CutPrefix(r.Header.Get("Signature-Input"), label+"=")
 	if !ok || len(r.Header.Values("Signature-Input")) != 1 {
@@ -65,7 +66,8 @@ func verify(r *http.Request, label string, key ed25519.PublicKey) (covered []str
 	return covered, nil
 }
 
-// The verifier itself is held against RFC 9421's test vector for Ed25519 (section B.2.6, key of section B.1.4).
+// The verifier is checked with RFC 9421's test vector for Ed25519 (section B.2.6, with the key of
+// section B.1.4).
 func TestVerifierAgainstRFC9421(t *testing.T) {
 	key, err := base64.RawURLEncoding.DecodeString("JrQLj5P_89iXES9-vFgrIy29clF9CC_oPPsw3c5D0bs")
 	if err != nil {
@@ -77,7 +79,8 @@ func TestVerifierAgainstRFC9421(t *testing.T) {
 	r.Header.Set("Content-Length", "18")
 	r.Header.Set("Signature-Input", `sig-b26=("date" "@method" "@path" "@authority" "content-type" "content-length")`+
 		`;created=1618884473;keyid="test-key-ed25519"`)
-	r.Header.Set("Signature", "sig-b26=:wqcAqbmYJ2ji2glfAMaRy4gruYYnx2nEFN2HN6jrnDnQCK1u02Gb04v9EDgwUPiu4A0w6vuQv5lIp5WPpBKRCw==:")
+	r.Header.Set("Signature",
+		"sig-b26=:wqcAqbmYJ2ji2glfAMaRy4gruYYnx2nEFN2HN6jrnDnQCK1u02Gb04v9EDgwUPiu4A0w6vuQv5lIp5WPpBKRCw==:")
 	if _, err := verify(r, "sig-b26", key); err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +91,8 @@ func TestVerifierAgainstRFC9421(t *testing.T) {
 }
 
 var (
-	wantInput = regexp.MustCompile(`^sig1=\("[a-z@-]+"( "[a-z@-]+")*\);created=[0-9]{10,};keyid="` + keyID + `";alg="ed25519"$`)
+	wantInput = regexp.MustCompile(`^sig1=\("[a-z@-]+"( "[a-z@-]+")*\);created=[0-9]{10,};keyid="` + keyID +
+		`";alg="ed25519"$`)
 
 	bare      = []string{"@method", "@target-uri"}
 	withToken = []string{"@method", "@target-uri", "authorization"}
@@ -96,7 +100,7 @@ var (
 	withBoth  = []string{"@method", "@target-uri", "authorization", "content-digest", "content-length", "content-type"}
 )
 
-// seen is one request as it came in.
+// seen is a request as it was received.
 type seen struct {
 	method, target string
 	header         http.Header
@@ -107,7 +111,7 @@ type seen struct {
 	signature      error
 }
 
-// wallet answers every request with status and body, and remembers the last.
+// wallet responds to every request with status and body, and records the last one.
 type wallet struct {
 	*httptest.Server
 	status int
@@ -134,7 +138,7 @@ func newWallet(t *testing.T, key ed25519.PublicKey, status int, body string) *wa
 	return w
 }
 
-// check is what holds for every signed request.
+// check checks what is true of every signed request.
 func (s seen) check(t *testing.T, covered []string) {
 	t.Helper()
 	if s.signature != nil {
@@ -161,7 +165,8 @@ func (s seen) check(t *testing.T, covered []string) {
 		return
 	}
 	sum := sha512.Sum512([]byte(s.body))
-	if got, want := s.header.Get("Content-Digest"), "sha-512=:"+base64.StdEncoding.EncodeToString(sum[:])+":"; got != want {
+	if got, want := s.header.Get("Content-Digest"),
+		"sha-512=:"+base64.StdEncoding.EncodeToString(sum[:])+":"; got != want {
 		t.Errorf("Content-Digest: %s, want %s", got, want)
 	}
 	if got, want := s.header.Get("Content-Length"), fmt.Sprint(len(s.body)); got != want {

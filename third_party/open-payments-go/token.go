@@ -17,18 +17,19 @@ type TokenService struct {
 	do RequestDoer
 }
 
-// TokenRotateParams name a token by its manage URL.
+// TokenRotateParams identify a token by its manage URL.
 type TokenRotateParams struct {
 	URL, AccessToken string
 }
 
-// TokenRevokeParams name a token by its manage URL.
+// TokenRevokeParams identify a token by its manage URL.
 type TokenRevokeParams struct {
 	URL, AccessToken string
 }
 
-// Rotate replaces a token and its manage URL by new ones (operation post-token, RFC 9635 section 6.1). A URL without
-// "token/" is refused before anything is sent. A 200 without access_token is the zero AccessToken.
+// Rotate replaces a token and its manage URL (operation post-token, RFC 9635 section 6.1). It sends
+// nothing and fails if the URL does not contain "token/". It returns the zero AccessToken for a 200
+// without access_token.
 func (s *TokenService) Rotate(ctx context.Context, params TokenRotateParams) (as.AccessToken, error) {
 	if !strings.Contains(params.URL, "token/") {
 		return as.AccessToken{}, errors.New("rotate token: not a manage URL (no token/ in it)")

@@ -10,20 +10,20 @@ import (
 	was "github.com/interledger/open-payments-go/generated/walletaddressserver"
 )
 
-// WalletAddressService reads the public documents of wallet addresses. Its requests are not signed, and go through no
-// hook.
+// WalletAddressService reads the public documents of wallet addresses. Its requests are not signed,
+// and the hooks are not called.
 type WalletAddressService struct {
 	do RequestDoer
 }
 
-// WalletAddressGetParams name a wallet address.
+// WalletAddressGetParams identify a wallet address.
 type WalletAddressGetParams struct {
 	URL string
 }
 
-// WalletAddressGetKeysParams name a wallet address.
+// WalletAddressGetKeysParams identify a wallet address.
 type WalletAddressGetKeysParams struct {
-	// URL is the wallet address', without /jwks.json and without a slash at its end.
+	// URL is the wallet address, without /jwks.json and without a trailing slash.
 	URL string
 }
 
@@ -37,7 +37,8 @@ func (s *WalletAddressService) Get(ctx context.Context, params WalletAddressGetP
 }
 
 // GetKeys reads the public keys of a wallet address (operation get-wallet-address-keys).
-func (s *WalletAddressService) GetKeys(ctx context.Context, params WalletAddressGetKeysParams) (was.JsonWebKeySet, error) {
+func (s *WalletAddressService) GetKeys(ctx context.Context, params WalletAddressGetKeysParams) (was.JsonWebKeySet,
+	error) {
 	var keys was.JsonWebKeySet
 	if err := s.get(ctx, "get keys", params.URL+"/jwks.json", &keys); err != nil {
 		return was.JsonWebKeySet{}, err

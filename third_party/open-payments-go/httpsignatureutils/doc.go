@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Package httpsignatureutils signs HTTP requests as Open Payments servers expect it: HTTP message signatures (RFC 9421)
-// with Ed25519 keys, and for bodies a Content-Digest (RFC 9530).
+// Package httpsignatureutils signs HTTP requests as Open Payments servers require: with HTTP
+// message signatures (RFC 9421), Ed25519 keys and, for bodies, a Content-Digest (RFC 9530).
 package httpsignatureutils

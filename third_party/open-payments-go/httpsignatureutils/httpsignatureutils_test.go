@@ -32,7 +32,8 @@ func TestSignatureBytes(t *testing.T) {
 	key := newKey(t)
 	content := CreateContentHeaders([]byte(`{"hello": "world"}`))
 	body := http.Header{
-		"Content-Digest": {content.ContentDigest}, "Content-Length": {content.ContentLength}, "Content-Type": {content.ContentType},
+		"Content-Digest": {content.ContentDigest}, "Content-Length": {content.ContentLength},
+		"Content-Type": {content.ContentType},
 	}
 	post, err := http.NewRequest("POST", "https://auth.example", strings.NewReader(`{"hello": "world"}`))
 	if err != nil {
@@ -50,21 +51,25 @@ func TestSignatureBytes(t *testing.T) {
 		input, base string
 	}{
 		"body": {
-			req:   post,
-			input: `("@method" "@target-uri" "content-digest" "content-length" "content-type");created=1618884473;keyid="k \"1\"";alg="ed25519"`,
+			req: post,
+			input: `("@method" "@target-uri" "content-digest" "content-length" "content-type");` +
+				`created=1618884473;keyid="k \"1\"";alg="ed25519"`,
 			base: `"@method": POST` + "\n" + `"@target-uri": https://auth.example/` + "\n" +
 				// The body and digest of RFC 9421 section B.2's request.
-				`"content-digest": sha-512=:WZDPaVn/7XgHaAy8pmojAkGWoRx2UFChF41A2svX+TaPm+AbwAgBWnrIiYllu7BNNyealdVLvRwEmTHWXvJwew==:` + "\n" +
+				`"content-digest": sha-512=:` +
+				`WZDPaVn/7XgHaAy8pmojAkGWoRx2UFChF41A2svX+TaPm+AbwAgBWnrIiYllu7BNNyealdVLvRwEmTHWXvJwew==:` + "\n" +
 				`"content-length": 18` + "\n" + `"content-type": application/json` + "\n",
 		},
 		"token, no body": {
 			req:   get,
 			input: `("@method" "@target-uri" "authorization");created=1618884473;keyid="k \"1\"";alg="ed25519"`,
-			base:  `"@method": GET` + "\n" + `"@target-uri": https://rs.example:8443/a%2Fb?c=d%20e` + "\n" + `"authorization": GNAP t` + "\n",
+			base: `"@method": GET` + "\n" + `"@target-uri": https://rs.example:8443/a%2Fb?c=d%20e` + "\n" +
+				`"authorization": GNAP t` + "\n",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := createSignatureHeaders(SignOptions{Request: tc.req, PrivateKey: key, KeyID: `k "1"`}, time.Unix(1618884473, 999))
+			got, err := createSignatureHeaders(SignOptions{Request: tc.req, PrivateKey: key, KeyID: `k "1"`},
+				time.Unix(1618884473, 999))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -154,8 +159,12 @@ func TestNotSigned(t *testing.T) {
 
 func TestCreateContentHeaders(t *testing.T) {
 	for body, want := range map[string]ContentHeaders{
-		`{"hello": "world"}`: {"sha-512=:WZDPaVn/7XgHaAy8pmojAkGWoRx2UFChF41A2svX+TaPm+AbwAgBWnrIiYllu7BNNyealdVLvRwEmTHWXvJwew==:", "18", "application/json"},
-		"":                   {"sha-512=:z4PhNX7vuL3xVChQ1m2AB9Yg5AULVxXcg/SpIdNs6c5H0NE8XYXysP+DGNKHfuwvY7kxvUdBeoGlODJ6+SfaPg==:", "0", "application/json"},
+		`{"hello": "world"}`: {
+			"sha-512=:WZDPaVn/7XgHaAy8pmojAkGWoRx2UFChF41A2svX+TaPm+AbwAgBWnrIiYllu7BNNyealdVLvRwEmTHWXvJwew==:",
+			"18", "application/json"},
+		"": {
+			"sha-512=:z4PhNX7vuL3xVChQ1m2AB9Yg5AULVxXcg/SpIdNs6c5H0NE8XYXysP+DGNKHfuwvY7kxvUdBeoGlODJ6+SfaPg==:",
+			"0", "application/json"},
 	} {
 		if got := CreateContentHeaders([]byte(body)); got != want {
 			t.Errorf("%s: %+v", body, got)
@@ -190,14 +199,16 @@ func TestLoadKey(t *testing.T) {
 		text string
 		ok   bool
 	}{
-		"Ed25519":          {good, true},
-		"text before it":   {"a comment\n" + good, true},
-		"Windows' lines":   {strings.ReplaceAll(good, "\n", "\r\n"), true},
-		"RSA":              {pkcs8(t, rsaKey, "PRIVATE KEY"), false},
-		"RSA in PKCS#1":    {string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(rsaKey)})), false},
-		"P-256":            {pkcs8(t, ecKey, "PRIVATE KEY"), false},
-		"another label":    {pkcs8(t, key, "SECRET"), false},
-		"PKCS#1, relabel":  {string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(rsaKey)})), false},
+		"Ed25519":        {good, true},
+		"text before it": {"a comment\n" + good, true},
+		"Windows' lines": {strings.ReplaceAll(good, "\n", "\r\n"), true},
+		"RSA":            {pkcs8(t, rsaKey, "PRIVATE KEY"), false},
+		"RSA in PKCS#1": {string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY",
+			Bytes: x509.MarshalPKCS1PrivateKey(rsaKey)})), false},
+		"P-256":         {pkcs8(t, ecKey, "PRIVATE KEY"), false},
+		"another label": {pkcs8(t, key, "SECRET"), false},
+		"PKCS#1, relabel": {string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY",
+			Bytes: x509.MarshalPKCS1PrivateKey(rsaKey)})), false},
 		"damaged":          {string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("0123456789")})), false},
 		"no PEM":           {"private key", false},
 		"nothing":          {"", false},

@@ -12,15 +12,15 @@ import (
 	"strings"
 )
 
-// LoadPEMKey reads an Ed25519 private key from PEM text that holds PKCS#8 (RFC 5958, RFC 8410 section 7). Errors never
-// hold a part of the text.
+// LoadPEMKey parses an Ed25519 private key in PEM text that holds PKCS#8 (RFC 5958, RFC 8410
+// section 7). Errors never contain a part of the text.
 func LoadPEMKey(text string) (ed25519.PrivateKey, error) {
 	block, _ := pem.Decode([]byte(text))
 	if block == nil {
 		return nil, errors.New("private key: no PEM block")
 	}
 	if block.Type != "PRIVATE KEY" {
-		// The block's type is not named: in a damaged file it can be anything.
+		// The error does not name the block's type, which can be anything in a damaged file.
 		return nil, errors.New("private key: the PEM block is not PKCS#8 (PRIVATE KEY)")
 	}
 	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
@@ -34,7 +34,7 @@ func LoadPEMKey(text string) (ed25519.PrivateKey, error) {
 	return key, nil
 }
 
-// LoadBase64Key reads what LoadPEMKey reads, wrapped in standard base64 once more.
+// LoadBase64Key parses the base64 encoding (standard alphabet) of what LoadPEMKey parses.
 func LoadBase64Key(text string) (ed25519.PrivateKey, error) {
 	decoded, err := base64.StdEncoding.DecodeString(strings.TrimSpace(text))
 	if err != nil {

@@ -15,10 +15,10 @@ import (
 	"github.com/dunglas/httpsfv"
 )
 
-// SignOptions say what to sign, and as whom.
+// SignOptions hold what to sign, and with which key.
 type SignOptions struct {
-	// Request is signed as it is: if it has a body, its content headers must have been set from CreateContentHeaders.
-	// It is not changed, and its body is not read.
+	// Request is signed as it is. If it has a body, its content headers must be those of
+	// CreateContentHeaders. It is not changed, and its body is not read.
 	Request    *http.Request
 	PrivateKey ed25519.PrivateKey
 	// KeyID is the kid under which the client publishes its public key.
@@ -27,15 +27,16 @@ type SignOptions struct {
 
 // SignatureHeaders hold one signature, labelled sig1.
 type SignatureHeaders struct {
-	// Signature is the bare base64. The header is "sig1=:" + Signature + ":" (RFC 9421 section 4.2).
+	// Signature is the bare base64. The header is "sig1=:" + Signature + ":" (RFC 9421 section
+	// 4.2).
 	Signature string
 	// SignatureInput is the whole value of the Signature-Input header (RFC 9421 section 4.1).
 	SignatureInput string
 }
 
-// CreateSignatureHeaders signs the request's method and target URI, its Authorization header if there is one, and its
-// content headers if it has a body (RFC 9635 section 7.3.1). It fails if something that must be covered is missing or
-// cannot be sent as it stands.
+// CreateSignatureHeaders signs the request's method and target URI, its Authorization header if
+// there is one, and its content headers if it has a body (RFC 9635 section 7.3.1). It fails if
+// something that must be covered is missing or cannot be sent unchanged.
 func CreateSignatureHeaders(opts SignOptions) (*SignatureHeaders, error) {
 	return createSignatureHeaders(opts, time.Now())
 }
@@ -67,14 +68,15 @@ func coveredComponents(req *http.Request) []string {
 	if len(req.Header.Values("Authorization")) > 0 {
 		components = append(components, "authorization")
 	}
-	// A body is what the request has, not what its headers say: servers refuse a digest of nothing.
+	// Whether there is a body depends on the request, not on its headers: servers reject a digest
+	// of nothing.
 	if req.Body != nil && req.Body != http.NoBody {
 		components = append(components, "content-digest", "content-length", "content-type")
 	}
 	return components
 }
 
-// signatureParams is the value of @signature-params (RFC 9421 section 2.3).
+// signatureParams returns the value of @signature-params (RFC 9421 section 2.3).
 func signatureParams(components []string, created time.Time, keyID string) (string, error) {
 	list := httpsfv.InnerList{Params: httpsfv.NewParams()}
 	for _, c := range components {
@@ -86,7 +88,7 @@ func signatureParams(components []string, created time.Time, keyID string) (stri
 	return httpsfv.Marshal(list)
 }
 
-// signatureBase builds the bytes to sign (RFC 9421 section 2.5).
+// signatureBase returns the bytes to sign (RFC 9421 section 2.5).
 func signatureBase(req *http.Request, components []string, params string) (string, error) {
 	var base strings.Builder
 	for _, c := range components {
@@ -94,7 +96,7 @@ func signatureBase(req *http.Request, components []string, params string) (strin
 		if err != nil {
 			return "", err
 		}
-		if strings.ContainsAny(value, "\r\n\x00") { // It would begin another line of the base.
+		if strings.ContainsAny(value, "\r\n\x00") { // it would start another line of the base
 			return "", fmt.Errorf("line break in %s", c)
 		}
 		fmt.Fprintf(&base, "\"%s\": %s\n", c, value)
@@ -106,7 +108,7 @@ func signatureBase(req *http.Request, components []string, params string) (strin
 func componentValue(req *http.Request, component string) (string, error) {
 	switch component {
 	case "@method":
-		if req.Method == "" { // net/http sends it as GET.
+		if req.Method == "" { // net/http sends GET
 			return http.MethodGet, nil
 		}
 		return req.Method, nil
@@ -117,8 +119,8 @@ func componentValue(req *http.Request, component string) (string, error) {
 	}
 }
 
-// targetURI is what a server puts together again from the request line and the Host header (RFC 9421 section 2.2.2), so
-// it must have the very bytes that net/http sends.
+// targetURI returns the URI that a server reconstructs from the request line and the Host header
+// (RFC 9421 section 2.2.2), so it must consist of the exact bytes that net/http sends.
 func targetURI(req *http.Request) (string, error) {
 	host := req.Host
 	if host == "" {
@@ -127,14 +129,14 @@ func targetURI(req *http.Request) (string, error) {
 	if req.URL.Scheme == "" || host == "" || req.URL.Opaque != "" {
 		return "", errors.New("the URL must be absolute")
 	}
-	// net/http rewrites these: other characters to punycode, and a zone away.
+	// net/http changes these: it encodes other characters in punycode, and removes a zone.
 	if strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '%' }) {
 		return "", errors.New("the host must be plain ASCII")
 	}
 	return req.URL.Scheme + "://" + host + req.URL.RequestURI(), nil
 }
 
-// fieldValue combines a header's lines into one (RFC 9421 section 2.1).
+// fieldValue combines the lines of a header into one (RFC 9421 section 2.1).
 func fieldValue(req *http.Request, name string) (string, error) {
 	values := req.Header.Values(name)
 	if len(values) == 0 {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Package api holds the types of the Open Payments Authorization Server OpenAPI document 1.3.0. Written by hand: the
-// directory's name is the SDK's.
+// Package api holds the types of the Open Payments Authorization Server OpenAPI document 1.3.0. It
+// is written by hand; the directory has the SDK's name.
 package api
 
 import "encoding/json"
@@ -9,9 +9,9 @@ import "encoding/json"
 // AccessToken is the schema access_token.
 type AccessToken struct {
 	Access Access `json:"access"`
-	// ExpiresIn is in seconds from the server's answer; nil if the server did not say.
+	// ExpiresIn is in seconds from the server's response; nil if the server does not say.
 	ExpiresIn *int `json:"expires_in,omitempty"`
-	// Manage is the URL at which this one token is rotated and revoked.
+	// Manage is the URL at which this token is rotated and revoked.
 	Manage string `json:"manage"`
 	Value  string `json:"value"`
 }
@@ -19,8 +19,8 @@ type AccessToken struct {
 // Access is the schema access: a list of rights.
 type Access = []AccessItem
 
-// AccessItem is the schema access-item: one of AccessIncoming, AccessOutgoing and AccessQuote, kept as the JSON it came
-// in.
+// AccessItem is the schema access-item: one of AccessIncoming, AccessOutgoing and AccessQuote, kept
+// as its original JSON.
 type AccessItem struct {
 	union json.RawMessage
 }
@@ -47,28 +47,28 @@ type AccessQuote struct {
 	Type    string   `json:"type"`
 }
 
-// MarshalJSON gives the item's JSON.
+// MarshalJSON returns the item's JSON.
 func (t AccessItem) MarshalJSON() ([]byte, error) { return t.union.MarshalJSON() }
 
 // UnmarshalJSON keeps b as it is.
 func (t *AccessItem) UnmarshalJSON(b []byte) error { return t.union.UnmarshalJSON(b) }
 
-// FromAccessIncoming makes v the item.
+// FromAccessIncoming sets the item to v.
 func (t *AccessItem) FromAccessIncoming(v AccessIncoming) error { return from(&t.union, v) }
 
-// FromAccessOutgoing makes v the item.
+// FromAccessOutgoing sets the item to v.
 func (t *AccessItem) FromAccessOutgoing(v AccessOutgoing) error { return from(&t.union, v) }
 
-// FromAccessQuote makes v the item.
+// FromAccessQuote sets the item to v.
 func (t *AccessItem) FromAccessQuote(v AccessQuote) error { return from(&t.union, v) }
 
-// AsAccessIncoming reads the item as one. The item's type is not compared.
+// AsAccessIncoming decodes the item. It does not check the item's type.
 func (t AccessItem) AsAccessIncoming() (AccessIncoming, error) { return as[AccessIncoming](t.union) }
 
-// AsAccessOutgoing reads the item as one. The item's type is not compared.
+// AsAccessOutgoing decodes the item. It does not check the item's type.
 func (t AccessItem) AsAccessOutgoing() (AccessOutgoing, error) { return as[AccessOutgoing](t.union) }
 
-// AsAccessQuote reads the item as one. The item's type is not compared.
+// AsAccessQuote decodes the item. It does not check the item's type.
 func (t AccessItem) AsAccessQuote() (AccessQuote, error) { return as[AccessQuote](t.union) }
 
 // GrantRequest is the body of the operation post-request, kept as JSON.
@@ -76,23 +76,24 @@ type GrantRequest struct {
 	union json.RawMessage
 }
 
-// MarshalJSON gives the request's JSON.
+// MarshalJSON returns the request's JSON.
 func (t GrantRequest) MarshalJSON() ([]byte, error) { return t.union.MarshalJSON() }
 
 // UnmarshalJSON keeps b as it is.
 func (t *GrantRequest) UnmarshalJSON(b []byte) error { return t.union.UnmarshalJSON(b) }
 
-// FromGrantRequestWithAccessToken makes v the request.
+// FromGrantRequestWithAccessToken sets the request to v.
 func (t *GrantRequest) FromGrantRequestWithAccessToken(v GrantRequestWithAccessToken) error {
 	return from(&t.union, v)
 }
 
-// AsGrantRequestWithAccessToken reads the request as one that asks for an access token.
+// AsGrantRequestWithAccessToken decodes the request as one that asks for an access token.
 func (t GrantRequest) AsGrantRequestWithAccessToken() (GrantRequestWithAccessToken, error) {
 	return as[GrantRequestWithAccessToken](t.union)
 }
 
-// GrantRequestWithAccessToken is the body of the operation post-request that asks for an access token.
+// GrantRequestWithAccessToken is the body of the operation post-request that asks for an access
+// token.
 type GrantRequestWithAccessToken struct {
 	AccessToken AccessTokenRequest `json:"access_token"`
 	Client      Client             `json:"client"`
@@ -110,14 +111,14 @@ type Client struct {
 	union json.RawMessage
 }
 
-// MarshalJSON gives the client's JSON.
+// MarshalJSON returns the client's JSON.
 func (t Client) MarshalJSON() ([]byte, error) { return t.union.MarshalJSON() }
 
 // UnmarshalJSON keeps b as it is.
 func (t *Client) UnmarshalJSON(b []byte) error { return t.union.UnmarshalJSON(b) }
 
-// ClientDirectedIdentity is the form of the schema client that carries the public key itself. Servers take it for
-// non-interactive grants only.
+// ClientDirectedIdentity is the form of the schema client that contains the public key itself.
+// Servers accept it for non-interactive grants only.
 type ClientDirectedIdentity struct {
 	Jwk JsonWebKey `json:"jwk"`
 }
@@ -135,20 +136,20 @@ type InteractRequest struct {
 // InteractRequestStart is a way for the client to start an interaction.
 type InteractRequestStart string
 
-// InteractRequestStartRedirect is the only way to start that the OpenAPI document has.
+// InteractRequestStartRedirect is the only way to start in the OpenAPI document.
 const InteractRequestStartRedirect InteractRequestStart = "redirect"
 
-// InteractRequestFinishMethod is a way for the server to say that an interaction is over.
+// InteractRequestFinishMethod is a way for the server to report the end of an interaction.
 type InteractRequestFinishMethod string
 
-// InteractRequestFinishMethodRedirect is the only way to finish that the OpenAPI document has.
+// InteractRequestFinishMethodRedirect is the only way to finish in the OpenAPI document.
 const InteractRequestFinishMethodRedirect InteractRequestFinishMethod = "redirect"
 
 // InteractResponse is the schema interact-response.
 type InteractResponse struct {
-	// Finish goes into the hash that secures the callback (RFC 9635 section 4.2.3).
+	// Finish is part of the input of the hash that secures the callback (RFC 9635 section 4.2.3).
 	Finish string `json:"finish"`
-	// Redirect is where to send the owner.
+	// Redirect is the URL to send the owner to.
 	Redirect string `json:"redirect"`
 }
 
@@ -158,7 +159,8 @@ type Continue struct {
 		Value string `json:"value"`
 	} `json:"access_token"`
 	Uri string `json:"uri"`
-	// Wait is how many seconds to wait before the next continuation request; nil if the server did not say.
+	// Wait is how many seconds to wait before the next continue request; nil if the server does not
+	// say.
 	Wait *int `json:"wait,omitempty"`
 }
 
@@ -192,7 +194,7 @@ type JsonWebKeyCrv string
 // JsonWebKeyKty is always OKP.
 type JsonWebKeyKty string
 
-// JsonWebKeyUse is sig, or left out.
+// JsonWebKeyUse is sig, or empty.
 type JsonWebKeyUse string
 
 func from(union *json.RawMessage, v any) error {

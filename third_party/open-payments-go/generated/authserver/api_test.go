@@ -32,14 +32,19 @@ func TestJSONNames(t *testing.T) {
 		`{"access":[{"actions":["create"],"type":"quote"}],"expires_in":600,"manage":"m","value":"v"}`: AccessToken{
 			Access: Access{item}, ExpiresIn: new(600), Manage: "m", Value: "v"},
 		`{"access":[],"manage":"m","value":"v"}`: AccessToken{Access: Access{}, Manage: "m", Value: "v"},
-		`{"access_token":{"access":[{"actions":["create"],"type":"quote"}]},"client":null,"interact":{"finish":{"method":"redirect","nonce":"n","uri":"u"},"start":["redirect"]},"subject":{"sub_ids":[{"format":"uri","id":"i"}]}}`: GrantRequestWithAccessToken{
+		`{"access_token":{"access":[{"actions":["create"],"type":"quote"}]},"client":null,` +
+			`"interact":{"finish":{"method":"redirect","nonce":"n","uri":"u"},"start":["redirect"]},` +
+			`"subject":{"sub_ids":[{"format":"uri","id":"i"}]}}`: GrantRequestWithAccessToken{
 			AccessToken: request, Interact: interact, Subject: &subject},
-		`{"access_token":{"access":[{"actions":["create"],"type":"quote"}]},"client":null}`: GrantRequestWithAccessToken{AccessToken: request},
-		`{"start":["redirect"]}`:                            InteractRequest{Start: []InteractRequestStart{InteractRequestStartRedirect}},
+		`{"access_token":{"access":[{"actions":["create"],"type":"quote"}]},` +
+			`"client":null}`: GrantRequestWithAccessToken{AccessToken: request},
+		`{"start":["redirect"]}`: InteractRequest{
+			Start: []InteractRequestStart{InteractRequestStartRedirect}},
 		`{"finish":"f","redirect":"r"}`:                     InteractResponse{Finish: "f", Redirect: "r"},
 		`{"access_token":{"value":"v"},"uri":"u","wait":5}`: grant,
 		`{"access_token":{"value":""},"uri":""}`:            Continue{},
-		`{"jwk":{"alg":"EdDSA","crv":"Ed25519","kid":"k","kty":"OKP","use":"sig","x":"AA"}}`: ClientDirectedIdentity{Jwk: JsonWebKey{
+		`{"jwk":{"alg":"EdDSA","crv":"Ed25519","kid":"k","kty":"OKP","use":"sig",` +
+			`"x":"AA"}}`: ClientDirectedIdentity{Jwk: JsonWebKey{
 			Alg: "EdDSA", Crv: "Ed25519", Kid: "k", Kty: "OKP", Use: new(JsonWebKeyUse("sig")), X: "AA"}},
 	} {
 		got, err := json.Marshal(v)
@@ -55,7 +60,8 @@ func TestJSONNames(t *testing.T) {
 // Rights and requests come out as they went in, unknown members and number formats included.
 func TestOpaque(t *testing.T) {
 	const text = `{"type":"x","limits":{"n":1.50,"big":12345678901234567890},"more":[null]}`
-	for name, v := range map[string]any{"AccessItem": new(AccessItem), "GrantRequest": new(GrantRequest), "Client": new(Client)} {
+	for name, v := range map[string]any{"AccessItem": new(AccessItem), "GrantRequest": new(GrantRequest),
+		"Client": new(Client)} {
 		if got, err := json.Marshal(v); err != nil || string(got) != "null" {
 			t.Errorf("%s: zero value: %s, %v", name, got, err)
 		}
@@ -76,14 +82,17 @@ func TestFromAs(t *testing.T) {
 	if err := item.FromAccessIncoming(incoming); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := item.AsAccessIncoming(); err != nil || got.Type != incoming.Type || *got.Identifier != "i" || got.Actions[0] != "read" {
+	if got, err := item.AsAccessIncoming(); err != nil || got.Type != incoming.Type || *got.Identifier != "i" ||
+		got.Actions[0] != "read" {
 		t.Errorf("%+v, %v", got, err)
 	}
-	outgoing := AccessOutgoing{Type: "outgoing-payment", Actions: []string{"create"}, Identifier: "i", Limits: json.RawMessage(`{"interval":"R/P1M"}`)}
+	outgoing := AccessOutgoing{Type: "outgoing-payment", Actions: []string{"create"}, Identifier: "i",
+		Limits: json.RawMessage(`{"interval":"R/P1M"}`)}
 	if err := item.FromAccessOutgoing(outgoing); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := item.AsAccessOutgoing(); err != nil || got.Identifier != "i" || string(got.Limits) != string(outgoing.Limits) {
+	if got, err := item.AsAccessOutgoing(); err != nil || got.Identifier != "i" ||
+		string(got.Limits) != string(outgoing.Limits) {
 		t.Errorf("%+v, %v", got, err)
 	}
 	if got, err := item.AsAccessQuote(); err != nil || got.Type != "outgoing-payment" {
@@ -97,7 +106,8 @@ func TestFromAs(t *testing.T) {
 	if _, err := request.AsGrantRequestWithAccessToken(); err == nil {
 		t.Error("the zero request was read")
 	}
-	if err := request.FromGrantRequestWithAccessToken(GrantRequestWithAccessToken{AccessToken: AccessTokenRequest{Access: Access{}}}); err != nil {
+	withoutRights := GrantRequestWithAccessToken{AccessToken: AccessTokenRequest{Access: Access{}}}
+	if err := request.FromGrantRequestWithAccessToken(withoutRights); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := request.AsGrantRequestWithAccessToken(); err != nil || got.AccessToken.Access == nil {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Package api holds the types of the Open Payments Wallet Address API OpenAPI document 1.3.0. Written by hand: the
-// directory's name is the SDK's.
+// Package api holds the types of the Open Payments Wallet Address API OpenAPI document 1.3.0. It is
+// written by hand; the directory has the SDK's name.
 package api
 
 import "encoding/json"
@@ -16,14 +16,14 @@ type WalletAddress struct {
 	Id             *string `json:"id,omitempty"`
 	PublicName     *string `json:"publicName,omitempty"`
 	ResourceServer *string `json:"resourceServer,omitempty"`
-	// AdditionalProperties are the members that the schema does not name.
+	// AdditionalProperties holds the members that the schema does not define.
 	AdditionalProperties map[string]any `json:"-"`
 }
 
 // members has WalletAddress' fields without its methods.
 type members WalletAddress
 
-// UnmarshalJSON keeps members that the schema does not name in AdditionalProperties.
+// UnmarshalJSON puts members that the schema does not define into AdditionalProperties.
 func (a *WalletAddress) UnmarshalJSON(b []byte) error {
 	var m members
 	if err := json.Unmarshal(b, &m); err != nil {
@@ -67,5 +67,5 @@ type JsonWebKeyCrv string
 // JsonWebKeyKty is always OKP.
 type JsonWebKeyKty string
 
-// JsonWebKeyUse is sig, or left out.
+// JsonWebKeyUse is sig, or empty.
 type JsonWebKeyUse string
