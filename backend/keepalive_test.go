@@ -505,7 +505,7 @@ func TestSlotThatIsNotDueAfterAll(t *testing.T) {
 	r := withGrant(t)
 	one := r.slotsAt()[0]
 	l := &grantLock{b: r.b, entry: &lockEntry{}, storage: r.storage, name: "income"}
-	if err := l.keepAlive(r.ctx, slotKey(one.at.Add(-time.Second), "income")); err != nil {
+	if err := l.upkeep(r.ctx, slotKey(one.at.Add(-time.Second), "income")); err != nil {
 		t.Fatal(err)
 	}
 	r.indexed()

@@ -268,10 +268,13 @@ func TestSignWaitsForNobody(t *testing.T) {
 	arrived, release := r.hang(false)
 	read := r.goRead(r.ctx, "income")
 	<-arrived
-	r.b.configMu.Lock() // as whoever fetches the key set holds it
+	unlock, err := r.b.configMu.write(r.ctx)
+	if err != nil {
+		t.Fatal(err)
+	} // as whoever fetches the key set holds it
 	puts, sent := r.storage.putsSoFar(), r.sandbox.Count("keys")+r.sandbox.Count("wallet")+r.sandbox.Count("rotate")+r.sandbox.Count("resource")
 	signed := r.ok(logical.UpdateOperation, "sign/income", income.fields("GET", "/incoming-payments?wallet-address="+r.sandbox.WalletAddress("shop"), ""))
-	r.b.configMu.Unlock()
+	unlock()
 	if r.storage.putsSoFar() != puts {
 		t.Error("signing has written")
 	}

@@ -82,7 +82,7 @@ func TestAccess(t *testing.T) {
 	w.node("access.test.mjs", len(rows))
 }
 
-// TestOperations compares operations.json with the OpenAPI document. backend/ compares the engine's
+// TestOperations compares operations.json with the OpenAPI document. internal/rights compares its
 // table with it.
 func TestOperations(t *testing.T) {
 	w := newWorld(t)
