@@ -56,6 +56,19 @@ func (f *inFlight) close() {
 	f.work.Wait()
 }
 
+// untilClosing returns ctx, cancelled when the engine begins to close.
+func (b *Backend) untilClosing(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		select {
+		case <-b.inFlight.closing:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
+}
+
 // worker does one piece of background work at a time.
 type worker struct{ busy atomic.Bool }
 

@@ -95,8 +95,17 @@ func (b *Backend) endNow(ctx context.Context, c *config, e ending) error {
 // enter waits for a place at a server. 503: there was none in time, which says nothing about the
 // grant.
 func (b *Backend) enter(ctx context.Context, c *config, origin string, background bool) (*authserver.Place, error) {
-	place, ok := b.clientFor(c).Enter(ctx, origin, background)
+	waiting := ctx
+	if background {
+		var stop context.CancelFunc
+		waiting, stop = b.untilClosing(ctx)
+		defer stop()
+	}
+	place, ok := b.clientFor(c).Enter(waiting, origin, background)
 	switch {
+	case ok && background && b.inFlight.isClosing():
+		place.Leave()
+		return nil, errClosing
 	case ok:
 		return place, nil
 	case ctx.Err() != nil:

@@ -42,7 +42,8 @@ type grant struct {
 	LifeKnown   bool                    `json:"life_known"` // the server said how long the token lives
 	Lifetime    time.Duration           `json:"lifetime"`
 	Generation  int                     `json:"generation"`
-	NotReusable bool                    `json:"spent"` // the token may be dead, or is held unshared
+	ManageOld   bool                    `json:"manage_old,omitempty"` // the manage URL is that of a token before
+	NotReusable bool                    `json:"spent"`                // the token may be dead, or is held unshared
 
 	Pending  *pending  `json:"pending,omitempty"` // the owner is being asked
 	Intent   *intent   `json:"intent,omitempty"`
@@ -140,9 +141,12 @@ func (g *grant) hasIntent(id string) bool {
 }
 
 // accept puts a new token into the grant. The rights and the continuation that the answer lacks stay
-// as they were; a manage URL that it lacks does not, because the one before is dead.
+// as they were; and so does the manage URL, which is of doubtful use then: at most servers it is dead.
 func (g *grant) accept(t authserver.TokenIssued, why cause) {
-	g.Token, g.Manage = t.Value, t.Manage
+	g.Token, g.ManageOld = t.Value, t.Manage == ""
+	if t.Manage != "" {
+		g.Manage = t.Manage
+	}
 	if t.Access != nil {
 		g.Access = t.Access
 	}
@@ -185,9 +189,11 @@ func (g *grant) authServer() string {
 	return g.AuthOrigin
 }
 
-// unmanaged reports whether the grant has a token that can be neither rotated nor revoked, because the
-// server named no manage URL with it.
-func (g *grant) unmanaged() bool { return g.Token != "" && g.Manage == "" }
+// unmanaged reports whether the grant has a live token that can be neither rotated nor revoked, because
+// the server named no manage URL with it. It is handed out for as long as it lives.
+func (g *grant) unmanaged(now time.Time) bool {
+	return g.Token != "" && (g.Manage == "" || g.ManageOld) && g.Status == statusActive && g.remaining(now) > 0
+}
 
 // remaining returns how much of the token's life is left: never more than its whole life, because a
 // clock may have been set back.

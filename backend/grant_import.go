@@ -60,6 +60,11 @@ func (b *Backend) importGrant(
 	if err := l.storeImported(ctx, c, former, g); err != nil {
 		return nil, err
 	}
+	if len(g.Formers) > 0 {
+		if err := l.endFormers(context.WithoutCancel(ctx), g); err != nil {
+			b.Logger().Warn("what an owner was being asked for is cancelled in the background", "grant", name, "error", err)
+		}
+	}
 	warnReplaced(former, resp)
 	return g, nil
 }

@@ -149,7 +149,11 @@ func (a *attempt) request(ctx context.Context, resp *logical.Response) (*grant, 
 		}
 		return g, err
 	case authserver.ConsentRequired:
-		return a.storePending(ctx, out)
+		g, err := a.storePending(ctx, out)
+		if err == nil {
+			warnFormers(resp, a.endFormers(ctx, g))
+		}
+		return g, err
 	case authserver.RequestFailed:
 		a.undo(ctx)
 		err := a.requestRefused(ctx, out)
@@ -222,9 +226,5 @@ func (a *attempt) storePending(ctx context.Context, required authserver.ConsentR
 		next.Pending.ClientNonce, next.Pending.FinishURI = a.finish.Nonce, a.finish.URI
 	}
 	a.record(resultPending, nil)
-	g, err := a.storeAnswer(ctx, &next)
-	if err == nil {
-		_ = a.endFormers(ctx, g) // or the worker does
-	}
-	return g, err
+	return a.storeAnswer(ctx, &next)
 }

@@ -91,7 +91,7 @@ func (l leaseGrant) rotate(ctx context.Context, lock *grantLock) (*attempt, erro
 	if err := checkManageURL(ctx, l.Grant, c, "the lease's grant"); err != nil {
 		return nil, err
 	}
-	if l.Grant.Manage == "" {
+	if l.Grant.Manage == "" || l.Grant.ManageOld {
 		return nil, userErrorf(
 			"the authorization server named no manage URL for this lease's grant; read %s again",
 			l.path(ctx),
@@ -254,7 +254,8 @@ func (i *issuance) confirm(ctx, caller context.Context) error {
 	if err := framework.DeleteWAL(ctx, a.lock.storage, i.wal); err != nil {
 		return err
 	}
-	i.ttl = leaseTTL(a.grant, a.lock.b.clock.Now(), leaseLimit(a.grant, a.lock.b.System().MaxLeaseTTL()))
+	system := a.lock.b.System()
+	i.ttl = grantedTTL(a.grant, a.lock.b.clock.Now(), leaseLimit(a.grant, system.MaxLeaseTTL()), system.DefaultLeaseTTL())
 	if i.ttl < minLease {
 		return logical.CodedError(http.StatusBadGateway, tooShort(a.grant).Error())
 	}

@@ -98,10 +98,13 @@ func TestLook(t *testing.T) {
 	fresh := func() *grant {
 		g := newGrant("https://wallet.example/client", start)
 		g.Settings.Keepalive = keepalive
-		g.accept(authserver.TokenIssued{Value: "t", Lifetime: 10 * time.Minute, SentAt: start}, causeAsk)
+		g.accept(authserver.TokenIssued{Value: "t", Manage: "m", Lifetime: 10 * time.Minute, SentAt: start}, causeAsk)
 		return g
 	}
 	const never = -1
+	lives := func(d time.Duration) func(*grant) {
+		return func(g *grant) { g.ExpiresAt, g.Lifetime = start.Add(d), d }
+	}
 	for name, row := range map[string]struct {
 		change  func(*grant)
 		at      time.Duration // after start, and after the grant's own share of the spread
@@ -114,18 +117,20 @@ func TestLook(t *testing.T) {
 		"long due":                            {nil, 1000 * keepalive, true, never},
 		"never":                               {func(g *grant) { g.Settings.Keepalive = 0 }, keepalive, false, never},
 		"rotated since":                       {func(g *grant) { g.LastRotation.At = start.Add(3 * time.Hour) }, keepalive, false, keepalive + 3*time.Hour},
-		"its token lives":                     {func(g *grant) { g.ExpiresAt = start.Add(keepalive + time.Hour) }, keepalive, false, keepalive + time.Hour},
-		"its token expires now":               {func(g *grant) { g.ExpiresAt = start.Add(keepalive) }, keepalive, true, never},
-		"its token lives for long":            {func(g *grant) { g.ExpiresAt = start.Add(25 * time.Hour) }, keepalive, false, 2 * keepalive},
-		"its token lives for long, once more": {func(g *grant) { g.ExpiresAt = start.Add(25 * time.Hour) }, 2 * keepalive, false, 25 * time.Hour},
-		"its token has lived for long":        {func(g *grant) { g.ExpiresAt = start.Add(25 * time.Hour) }, 25 * time.Hour, true, never},
+		"its token lives":                     {lives(keepalive + time.Hour), keepalive, false, keepalive + time.Hour},
+		"its token expires now":               {lives(keepalive), keepalive, true, never},
+		"its token lives for long":            {lives(25 * time.Hour), keepalive, false, 2 * keepalive},
+		"its token lives for long, once more": {lives(25 * time.Hour), 2 * keepalive, false, 25 * time.Hour},
+		"its token has lived for long":        {lives(25 * time.Hour), 25 * time.Hour, true, never},
 		"lost":                                {func(g *grant) { g.Status = statusLost }, keepalive, false, 2 * keepalive},
 		"lost, later":                         {func(g *grant) { g.Status = statusLost }, 2*keepalive - 1, false, 2 * keepalive},
 		"pending":                             {func(g *grant) { g.Status, g.LastRotation, g.ExpiresAt = statusPending, event{}, time.Time{} }, 3 * keepalive, false, 4 * keepalive},
 		"never got a token":                   {func(g *grant) { g.LastRotation, g.ExpiresAt = event{}, time.Time{} }, keepalive, true, never},
 		"another one is being asked for meanwhile": {func(g *grant) { g.Pending = &pending{} }, keepalive, true, never},
 		"a rotation was begun":                     {func(g *grant) { g.begin(causeRead, start) }, keepalive, true, never},
-		"the clock went back":                      {nil, -5 * keepalive, false, keepalive},
+		"the clock went back":                      {nil, -5 * keepalive, true, never},
+		"rotated by a clock that was ahead":        {func(g *grant) { g.LastRotation.At = start.Add(1000 * time.Hour) }, time.Hour, true, never},
+		"without a manage URL":                     {func(g *grant) { g.Manage, g.Interactive = "", true }, keepalive, false, 2 * keepalive},
 	} {
 		g := fresh()
 		if row.change != nil {
@@ -309,15 +314,11 @@ func TestGrantsThatCannotBeKeptAliveAreMoved(t *testing.T) {
 	}{
 		"lost": {func(r *rig) {
 			g := r.stored("income")
-			g.Status = statusLost
+			g.Status, g.Recovered = statusLost, len(recoverAfter) // it was tried again often enough
 			r.put("income", g)
 		}, true},
 		"deleted":     {func(r *rig) { r.ok(logical.DeleteOperation, "grants/income", nil) }, false},
 		"keepalive=0": {func(r *rig) { r.ok(logical.UpdateOperation, "grants/income", map[string]any{"keepalive": 0}) }, false},
-		"pending": {func(r *rig) {
-			r.ok(logical.DeleteOperation, "grants/income", nil)
-			r.asked("income", finishURI)
-		}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := withGrant(t)
@@ -352,13 +353,17 @@ func TestLostGrantThatIsFoundAgain(t *testing.T) {
 		t.Fatalf("status %s", g.Status)
 	}
 	r.noSecretIn("the log", r.log.String())
-	sent := r.requests()
-	for range 2 { // no longer than a server remembers a token
-		r.clock.Advance(idleTime)
+	lost := r.stored("payer").Lost
+	sent := r.sandbox.Count("rotate")
+	for range len(recoverAfter) + 2 { // no longer than a server remembers a token
+		r.clock.Advance(24 * time.Hour)
 		r.tick()
 	}
-	if n := r.requests() - sent; n != 0 {
-		t.Errorf("%d requests for a lost grant", n)
+	if n := r.sandbox.Count("rotate") - sent; n != 2*len(recoverAfter) { // each rejection is checked once more
+		t.Errorf("%d rotations of a lost grant", n)
+	}
+	if now := r.stored("payer").Lost; now != lost {
+		t.Errorf("%v, but it is lost since %v", now, lost)
 	}
 	r.on("rotate", nil)
 	r.ok(logical.UpdateOperation, "rotate/payer", nil)
@@ -777,8 +782,8 @@ func TestCrashWhileAGrantIsWritten(t *testing.T) {
 	}
 }
 
-func TestNeverMoreThanEightAtOnce(t *testing.T) {
-	const grants = 100
+func TestBackgroundWorkHasHalfOfAServersPlaces(t *testing.T) {
+	const grants, share = 100, defaultMaxRequests / 2
 	r := configured(t)
 	for i := range grants {
 		r.ask(fmt.Sprintf("g%d", i))
@@ -793,7 +798,7 @@ func TestNeverMoreThanEightAtOnce(t *testing.T) {
 		inside, arrived = inside+1, arrived+1
 		most = max(most, inside)
 		full.Broadcast()
-		for inside < keptAtOnce && arrived <= grants-keptAtOnce { // so that a ninth has every chance
+		for inside < share && arrived <= grants-share { // so that a third has every chance
 			full.Wait()
 		}
 		mu.Unlock()
@@ -805,7 +810,7 @@ func TestNeverMoreThanEightAtOnce(t *testing.T) {
 		inside--
 		mu.Unlock()
 	})
-	if n := r.rotations(r.tick); n != grants || most != keptAtOnce {
+	if n := r.rotations(r.tick); n != grants || most != share {
 		t.Errorf("%d rotations, %d at once", n, most)
 	}
 	r.indexed()
@@ -875,6 +880,7 @@ func TestServerThatIsDownForHours(t *testing.T) {
 func TestCleanWhileKeepingAlive(t *testing.T) {
 	const grants = 20
 	r := configured(t)
+	r.ok(logical.UpdateOperation, "config", map[string]any{"max_requests_per_server": 2 * keptAtOnce})
 	for i := range grants {
 		r.ask(fmt.Sprintf("g%d", i))
 	}

@@ -104,6 +104,15 @@ func TestKeyThatVaultMakes(t *testing.T) {
 	}
 }
 
+// published publishes a pending key for so long that it is used.
+func (r *rig) published(jwk any) {
+	r.Helper()
+	r.publishJWK(jwk)
+	r.ok(logical.ReadOperation, "keys", nil)
+	r.clock.Advance(defaultActivateAfter)
+	r.ok(logical.ReadOperation, "keys", nil)
+}
+
 func TestKeyIsReplaced(t *testing.T) {
 	r := withGrant(t)
 	resp := r.ok(logical.UpdateOperation, "keys/rotate", map[string]any{"retire_after": "2h"})
@@ -121,6 +130,11 @@ func TestKeyIsReplaced(t *testing.T) {
 	r.live(<-r.goRead(r.ctx, "income")) // with the old one
 
 	r.publishJWK(resp.Data["public_key"])
+	r.want("keys", r.states(), testKeyID+" active", id+" pending")
+	r.clock.Advance(defaultActivateAfter - time.Second)
+	r.want("keys", r.states(), testKeyID+" active", id+" pending")
+	r.live(<-r.goRead(r.ctx, "income")) // with the old one
+	r.clock.Advance(time.Second)
 	r.want("keys", r.states(), id+" active", testKeyID+" retiring")
 	r.want("jwks.json", r.publishedKeys(), id, testKeyID)
 	r.live(<-r.goRead(r.ctx, "income"))
@@ -150,8 +164,7 @@ func TestKeyIsReplacedByForce(t *testing.T) {
 	r.sandbox.UnpublishKeys()
 	r.fails(400, logical.ReadOperation, "token/income", nil, "jwks.json")
 	next := r.ok(logical.UpdateOperation, "keys/rotate", nil)
-	r.publishJWK(next.Data["public_key"])
-	r.ok(logical.UpdateOperation, "keys/rotate", nil)
+	r.published(next.Data["public_key"])
 	r.live(<-r.goRead(r.ctx, "income"))
 
 	// One that was made before is used by force, too.
@@ -199,6 +212,8 @@ func TestTickUsesAPublishedKey(t *testing.T) {
 	}
 	r.publishJWK(resp.Data["public_key"])
 	r.tick()
+	r.clock.Advance(defaultActivateAfter)
+	r.tick()
 	if c, _ := loadConfig(r.ctx, r.storage); c.KeyID != resp.Data["key_id"] {
 		t.Error("not used although it is published")
 	}
@@ -220,6 +235,8 @@ func TestStorageFailsWhileAKeyBecomesActive(t *testing.T) {
 		r := withGrant(t)
 		resp := r.ok(logical.UpdateOperation, "keys/rotate", nil)
 		r.publishJWK(resp.Data["public_key"])
+		r.ok(logical.ReadOperation, "keys", nil)
+		r.clock.Advance(defaultActivateAfter)
 		r.storage.failPuts(write, errDisk)
 		if write == 3 { // the last of the three is a deletion
 			r.storage.onDelete = func(string) error { return errDisk }
@@ -267,7 +284,7 @@ func TestKeyIsReplacedUnderLoad(t *testing.T) {
 		})
 	}
 	for range 5 {
-		resp := r.ok(logical.UpdateOperation, "keys/rotate", nil)
+		resp := r.ok(logical.UpdateOperation, "keys/rotate", map[string]any{"activate_after": 0})
 		r.publishJWK(resp.Data["public_key"])
 		r.ok(logical.UpdateOperation, "keys/rotate", nil)
 		mu.Lock()

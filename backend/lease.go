@@ -39,9 +39,18 @@ func leaseTTL(g *grant, now time.Time, limit time.Duration) time.Duration {
 	return ttl.Truncate(time.Second)
 }
 
+// grantedTTL returns how long a lease of the grant's token may live: like leaseTTL and, where the grant
+// has no ttl, no longer than the mount's default.
+func grantedTTL(g *grant, now time.Time, limit, mountDefault time.Duration) time.Duration {
+	if g.Settings.TTL == 0 {
+		limit = min(limit, mountDefault)
+	}
+	return leaseTTL(g, now, limit)
+}
+
 // usableLifetime returns how much of the token's life a lease may have.
 func usableLifetime(g *grant, now time.Time) time.Duration {
-	return g.ExpiresAt.Sub(now) - min(maxMargin, g.Lifetime/4)
+	return g.remaining(now) - min(maxMargin, g.Lifetime/4)
 }
 
 // leaseLimit returns how long a lease of the grant may live in all, renewals included, given the
@@ -57,18 +66,20 @@ func leaseLimit(g *grant, mountLimit time.Duration) time.Duration {
 // instead of rotating.
 func canReuse(g *grant, now time.Time, mountLimit time.Duration) bool {
 	switch {
-	case g == nil || !g.Settings.Shared:
+	case g == nil || g.Status != statusActive || g.Token == "":
 		return false
-	case g.Status != statusActive || g.Token == "":
+	case g.unmanaged(now): // it cannot be rotated
+		return leaseTTL(g, now, leaseLimit(g, mountLimit)) >= minLease
+	case !g.Settings.Shared || g.NotReusable || g.inDoubt():
 		return false
-	case g.NotReusable || g.inDoubt():
+	case g.LastRotation.At.After(now): // the clock was set back: nobody knows how old it is
 		return false
 	}
 	least := g.Settings.MinTTL
 	if least == 0 {
 		least = g.Lifetime / 4
 	}
-	return g.ExpiresAt.Sub(now) >= least && usableLifetime(g, now) >= minReusable &&
+	return g.remaining(now) >= least && usableLifetime(g, now) >= minReusable &&
 		leaseTTL(g, now, leaseLimit(g, mountLimit)) >= minLease
 }
 
@@ -109,6 +120,9 @@ func checkRenewable(g *grant, r leaseRef, path string, left time.Duration) error
 			"the token of this lease is shared, and renewing would take it from the others; read %s again",
 			path,
 		)
+	case g.Generation == r.Generation && (g.Manage == "" || g.ManageOld):
+		return userErrorf("the authorization server named no manage URL with this lease's token, so that it cannot be "+
+			"renewed; read %s again when it has expired", path)
 	case g.Generation != r.Generation:
 		return userErrorf(
 			"superseded: another reader or a rotation got a newer token of grant %q, and this lease's token is "+
@@ -140,8 +154,17 @@ func revocationRotates(g *grant, r leaseRef, now time.Time) bool {
 		return false
 	case g.Settings.OnRevoke == revokeKeeps:
 		return false
+	case g.unmanaged(now): // nothing can be done about it
+		return false
 	}
-	return !g.LifeKnown || g.ExpiresAt.Sub(now) >= shortLife
+	return !g.LifeKnown || g.remaining(now) >= shortLife
+}
+
+// holdsReplaced reports whether a lease holds the token that an import has replaced, and its revocation
+// is to make it worthless.
+func holdsReplaced(g *grant, r leaseRef, now time.Time) bool {
+	return g != nil && g.ID == r.GrantID && g.Replaced != nil && g.Replaced.Generation == r.Generation &&
+		!r.Shared && g.Settings.OnRevoke != revokeKeeps && now.Before(g.Replaced.Ending.ExpiresAt)
 }
 
 // mayBeLive reports whether a grant's token may still be accepted.

@@ -68,7 +68,16 @@ func extend(next, old *logical.Secret, now time.Time, ttl time.Duration) {
 	next.MaxTTL = now.Truncate(time.Second).Sub(old.IssueTime.Truncate(time.Second)) + ttl
 }
 
-func warnLifetime(resp *logical.Response, g *grant) {
+// warnLease warns of what a lease is not as its grant's settings would have it.
+func warnLease(resp *logical.Response, g *grant, ttl time.Duration) {
+	if want := g.Settings.TTL; ttl < want {
+		resp.AddWarning(fmt.Sprintf("ttl: the lease lives for %s and not for %s, because the token or the mount's limit "+
+			"does not allow more", ttl, want))
+	}
+	if g.ManageOld {
+		resp.AddWarning("the authorization server named no manage URL with this token: it can be neither renewed nor " +
+			"revoked, and every read returns it until it expires")
+	}
 	if !g.LifeKnown {
 		resp.AddWarning(
 			fmt.Sprintf("the authorization server does not say how long the token lives; %s is assumed", g.Lifetime),

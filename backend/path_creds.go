@@ -90,8 +90,8 @@ func (b *Backend) readCreds(
 	}
 	resp := b.Secret(credsType).Response(credsData(lg.Role, lg.Grant), internal)
 	resp.Secret.TTL, resp.Secret.MaxTTL = i.ttl, i.ttl
-	resp.Secret.Renewable = lg.Grant.Settings.Renewable && lg.Grant.Manage != ""
-	warnLifetime(resp, lg.Grant)
+	resp.Secret.Renewable = lg.Grant.Settings.Renewable && !lg.Grant.ManageOld
+	warnLease(resp, lg.Grant, i.ttl)
 	return resp, nil
 }
 
@@ -119,7 +119,7 @@ func (b *Backend) renewCreds(
 	}
 	now := b.clock.Now()
 	left := end.Sub(now)
-	ttl := leaseTTL(a.grant, now, left)
+	ttl := grantedTTL(a.grant, now, left, b.System().DefaultLeaseTTL())
 	if ttl < minLease { // the lease ended while the server was waited for, or its new token is too short
 		a.cancelUnused(context.WithoutCancel(ctx))
 		if left < minLease {
@@ -134,7 +134,7 @@ func (b *Backend) renewCreds(
 	}
 	resp := b.Secret(credsType).Response(credsData(lg.Role, lg.Grant), internal)
 	extend(resp.Secret, req.Secret, now, ttl)
-	warnLifetime(resp, lg.Grant)
+	warnLease(resp, lg.Grant, ttl)
 	return resp, nil
 }
 

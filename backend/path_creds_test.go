@@ -255,7 +255,7 @@ func TestCredsNotGiven(t *testing.T) {
 		"429":               {on(sandbox.Misbehaviour{Status: 429}), 502, "answered 429", false},
 		"reset":             {on(sandbox.Misbehaviour{Reset: true}), 502, "could not be reached", true},
 		"dropped":           {on(sandbox.Misbehaviour{Drop: true}), 502, "could not be reached", true},
-		"not JSON":          {on(sandbox.Misbehaviour{NotJSON: true}), 502, "without what was asked for", true},
+		"not JSON":          {on(sandbox.Misbehaviour{NotJSON: true}), 502, "could not be read", true},
 		"refused rights":    {on(sandbox.Misbehaviour{Status: 400}), 400, "access", false},
 		"key not published": {func(r *rig) { r.sandbox.UnpublishKeys() }, 400, "jwks.json", false},
 		"server down":       {func(r *rig) { r.sandbox.Close() }, 502, "could not be reached", true},

@@ -80,7 +80,7 @@ func TestAskingFails(t *testing.T) {
 		"500":               {func(r *rig) { r.sandbox.Misbehave(sandbox.Misbehaviour{Status: 500, On: []string{"grant"}}) }, 502, "answered 500"},
 		"429":               {func(r *rig) { r.sandbox.Misbehave(sandbox.Misbehaviour{Status: 429, On: []string{"grant"}}) }, 502, "answered 429"},
 		"dropped":           {func(r *rig) { r.sandbox.Misbehave(sandbox.Misbehaviour{Drop: true, On: []string{"grant"}}) }, 502, "could not be reached"},
-		"not JSON":          {func(r *rig) { r.sandbox.Misbehave(sandbox.Misbehaviour{NotJSON: true, On: []string{"grant"}}) }, 502, "without what was asked for"},
+		"not JSON":          {func(r *rig) { r.sandbox.Misbehave(sandbox.Misbehaviour{NotJSON: true, On: []string{"grant"}}) }, 502, "could not be read"},
 		"refused rights":    {func(r *rig) { r.sandbox.Misbehave(sandbox.Misbehaviour{Status: 400, On: []string{"grant"}}) }, 400, "access"},
 		"key not published": {func(r *rig) { r.sandbox.UnpublishKeys() }, 400, "jwks.json"},
 		"wallet 500":        {func(r *rig) { r.sandbox.Misbehave(sandbox.Misbehaviour{Status: 500, On: []string{"wallet"}}) }, 502, "answered 500"},

@@ -111,15 +111,15 @@ func (b *Backend) issueToken(ctx context.Context, req *logical.Request, name str
 	if err != nil {
 		return errorResponse(err)
 	}
-	ttl := leaseTTL(g, b.clock.Now(), leaseLimit(g, mountLimit))
+	ttl := grantedTTL(g, b.clock.Now(), leaseLimit(g, mountLimit), b.System().DefaultLeaseTTL())
 	if ttl < minLease {
 		return nil, logical.CodedError(http.StatusBadGateway, tooShort(g).Error())
 	}
 	ref := leaseRef{Grant: name, GrantID: g.ID, Generation: g.Generation, Shared: g.Settings.Shared}
 	resp := b.Secret(secretType).Response(tokenData(name, g), ref.internal())
 	resp.Secret.TTL, resp.Secret.MaxTTL = ttl, ttl
-	resp.Secret.Renewable = g.Settings.Renewable && !ref.Shared
-	warnLifetime(resp, g)
+	resp.Secret.Renewable = g.Settings.Renewable && !ref.Shared && !g.ManageOld
+	warnLease(resp, g, ttl)
 	if ref.Shared && g.Settings.MinTTL > g.Lifetime {
 		resp.AddWarning(
 			fmt.Sprintf(
@@ -158,7 +158,7 @@ func (b *Backend) renewToken(
 	}
 	now := b.clock.Now()
 	left := end(g).Sub(now)
-	ttl := leaseTTL(g, now, left)
+	ttl := grantedTTL(g, now, left, b.System().DefaultLeaseTTL())
 	switch {
 	case left < minLease: // it ended while the server was waited for
 		return nil, leaseOver(path)
@@ -170,8 +170,8 @@ func (b *Backend) renewToken(
 	extend(resp.Secret, req.Secret, now, ttl)
 	// A program that follows this reads again: so renewable=false reaches one that is running, such
 	// as a Vault Agent.
-	resp.Secret.Renewable = g.Settings.Renewable
-	warnLifetime(resp, g)
+	resp.Secret.Renewable = g.Settings.Renewable && !g.ManageOld
+	warnLease(resp, g, ttl)
 	return resp, nil
 }
 
@@ -184,8 +184,26 @@ func (b *Backend) revokeToken(
 	if err != nil {
 		return nil, err
 	}
-	_, err = b.rotateGrant(ctx, req.Storage, ref.Grant, causeRevoke, func(g *grant) (bool, error) {
+	l, err := b.lockGrant(ctx, req.Storage, ref.Grant)
+	if err != nil {
+		return nil, err
+	}
+	defer l.release()
+	g, err := l.load(ctx)
+	if err == nil && holdsReplaced(g, ref, b.clock.Now()) {
+		return nil, l.revokeReplaced(ctx, g)
+	}
+	_, err = l.rotate(ctx, causeRevoke, func(g *grant) (bool, error) {
 		return revocationRotates(g, ref, b.clock.Now()), nil
 	})
 	return nil, err
+}
+
+// revokeReplaced revokes the token that an import has replaced.
+func (l *grantLock) revokeReplaced(ctx context.Context, g *grant) error {
+	c, err := loadClient(ctx, l.storage)
+	if err != nil {
+		return err
+	}
+	return l.b.endNow(ctx, c, g.Replaced.Ending)
 }

@@ -51,7 +51,7 @@ func (l *grantLock) rotate(ctx context.Context, why cause, check func(*grant) (b
 	if err != nil {
 		return nil, err
 	}
-	if err := checkRotatable(ctx, g, c, why, l.name); err != nil {
+	if err := checkRotatable(ctx, g, c, why, l.name, l.b.clock.Now()); err != nil {
 		return nil, err
 	}
 	if err := l.recentError(); err != nil {
@@ -80,16 +80,15 @@ func (g *grant) rotationOrigin() string {
 }
 
 // checkRotatable returns why a grant cannot be rotated as things are. Nothing has been begun.
-func checkRotatable(ctx context.Context, g *grant, c *config, why cause, name string) error {
+func checkRotatable(ctx context.Context, g *grant, c *config, why cause, name string, now time.Time) error {
 	switch {
 	case g.Status == statusPending:
 		return pendingError(ctx, name)
 	case g.Status == statusLost && (why != causeRotate && why != causeRecover || g.Manage == ""):
 		return lostError(ctx, g, name)
-	case g.Interactive && g.Manage == "":
-		return userErrorf("the authorization server named no manage URL with the last token of grant %q, so that it "+
-			"can be neither rotated nor revoked; when it has expired, the owner has to be asked again with a write of "+
-			"access to %s", name, mountPath(ctx, grantsPrefix+name))
+	case g.unmanaged(now):
+		return userErrorf("the authorization server named no manage URL with the current token of grant %q, so that it "+
+			"can be neither rotated nor revoked before it expires at %s", name, g.ExpiresAt.UTC().Format(time.RFC3339))
 	}
 	return checkManageURL(ctx, g, c, fmt.Sprintf("grant %q", name))
 }
@@ -114,7 +113,10 @@ func checkManageURL(ctx context.Context, g *grant, c *config, what string) error
 
 // rotate gets a new token for the attempt's grant, which bears the intent.
 func (a *attempt) rotate(ctx context.Context) (*grant, error) {
-	if a.grant.Manage == "" {
+	switch {
+	case a.grant.Manage == "" && a.grant.Interactive:
+		return nil, a.lose(ctx, "its token has expired, and the authorization server named no manage URL to rotate it at")
+	case a.grant.Manage == "":
 		return a.requestAnew(ctx, nil)
 	}
 	out, err := a.rotateWithRetry(ctx)

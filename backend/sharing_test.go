@@ -72,7 +72,7 @@ func TestHandsOutAgain(t *testing.T) {
 	} {
 		g := newGrant("https://wallet.example/client", now)
 		g.Settings.Shared = true
-		g.accept(authserver.TokenIssued{Value: "t", Lifetime: 600 * time.Second, SentAt: now}, causeAsk)
+		g.accept(authserver.TokenIssued{Value: "t", Manage: "m", Lifetime: 600 * time.Second, SentAt: now}, causeAsk)
 		row.change(g)
 		if got := canReuse(g, now, row.limit); got != row.want {
 			t.Errorf("%s: %v, want %v", name, got, row.want)

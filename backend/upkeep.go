@@ -133,7 +133,7 @@ func keepaliveAction(g *grant, now time.Time) (rotate bool, again time.Time) {
 	if late >= 0 {
 		again = now.Add(g.Settings.Keepalive - late%g.Settings.Keepalive)
 	}
-	if g.Status != statusActive || g.unmanaged() {
+	if g.Status != statusActive || g.Interactive && g.Token != "" && g.Manage == "" {
 		return false, again
 	}
 	switch due := g.due(now); {
@@ -223,32 +223,23 @@ func (b *Backend) upkeepSlot(ctx context.Context, s logical.Storage, key, name s
 
 // upkeep does what is due about a grant, and moves its slot to where the next work is.
 func (l *grantLock) upkeep(ctx context.Context, key string) error {
-	g, err := l.load(ctx)
-	if err != nil {
-		return err
+	g, failed := l.doDue(ctx)
+	if isBusy(failed) {
+		return failed
 	}
-	var next slot
 	now := l.b.clock.Now()
-	if what, at := nextTask(g, now); !at.IsZero() && !at.After(now) {
-		err = l.do(ctx, g, what)
-		if isBusy(err) {
-			return err
-		}
-		if err != nil {
-			l.b.Logger().Warn("the background work on a grant has failed", "grant", l.name, "error", err)
-			if next.Failures, err = l.failures(ctx, key); err != nil {
-				return err
-			}
-			next.Failures++
-		}
-		if g, err = loadGrant(ctx, l.storage, l.name); err != nil {
-			return err
-		}
-	}
-	now = l.b.clock.Now()
 	again := nextCheck(g, now)
-	if next.Failures > 0 && !again.IsZero() && !again.After(now) {
-		again = now.Add(retryAfter(l.name, next.Failures))
+	var next slot
+	if failed != nil {
+		l.b.Logger().Warn("the background work on a grant has failed", "grant", l.name, "error", failed)
+		failures, err := l.failures(ctx, key)
+		if err != nil {
+			return err
+		}
+		next.Failures = failures + 1
+		if g == nil || !again.IsZero() && !again.After(now) {
+			again = now.Add(retryAfter(l.name, next.Failures))
+		}
 	}
 	if !again.IsZero() {
 		put, err := l.putSlot(ctx, again, next)
@@ -257,6 +248,25 @@ func (l *grantLock) upkeep(ctx context.Context, key string) error {
 		}
 	}
 	return l.storage.Delete(ctx, key)
+}
+
+// doDue does what is due about the grant, if anything is, and returns the grant as it is then; nil if it
+// is gone, or with an error if it cannot be read.
+func (l *grantLock) doDue(ctx context.Context) (*grant, error) {
+	g, err := l.load(ctx)
+	if err != nil {
+		return nil, err
+	}
+	now := l.b.clock.Now()
+	what, at := nextTask(g, now)
+	if at.IsZero() || at.After(now) {
+		return g, nil
+	}
+	failed := l.do(ctx, g, what)
+	if g, err = loadGrant(ctx, l.storage, l.name); err != nil {
+		return nil, err
+	}
+	return g, failed
 }
 
 // isBusy reports whether an error says that others were faster, and nothing about the grant.
