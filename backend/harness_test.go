@@ -126,7 +126,9 @@ func (r *rig) imported(name string, more map[string]any) {
 		"continue_url": g.Continue.URL, "continue_token": g.Continue.Token,
 	}
 	for k, v := range more {
-		fields[k] = v
+		if fields[k] = v; v == nil {
+			delete(fields, k)
+		}
 	}
 	for _, key := range []string{grantsPrefix + "elsewhere", slotKey(nextCheck(g, r.clock.Now()), "elsewhere")} {
 		if err := r.storage.InmemStorage.Delete(r.ctx, key); err != nil {
@@ -205,7 +207,10 @@ func (r *rig) noSecretIn(what, text string) {
 	r.Helper()
 	names, _ := r.storage.InmemStorage.List(r.ctx, grantsPrefix)
 	for _, name := range names {
-		g := r.stored(name)
+		g, err := loadGrant(r.ctx, r.storage.InmemStorage, name)
+		if err != nil {
+			continue
+		}
 		for _, secret := range []string{g.Token, g.Manage, g.Continue.URL, g.Continue.Token} {
 			if secret != "" && strings.Contains(text, secret) {
 				r.Errorf("%s holds a secret of grant %s", what, name)
@@ -346,6 +351,7 @@ type testStorage struct {
 	ops      int // of all kinds
 	puts     int
 	onPut    func(n int, key string) error // n counts from 1
+	afterPut func(key string) error        // of a write that has succeeded
 	onRead   func(key string) error
 	onDelete func(key string) error
 	onList   func(prefix string) error
@@ -364,7 +370,31 @@ func (s *testStorage) Put(ctx context.Context, e *logical.StorageEntry) error {
 			return err
 		}
 	}
-	return s.InmemStorage.Put(ctx, e)
+	err := s.InmemStorage.Put(ctx, e)
+	s.mu.Lock()
+	after := s.afterPut
+	s.mu.Unlock()
+	if err == nil && after != nil {
+		err = after(e.Key)
+	}
+	return err
+}
+
+// failAfterPut has the n-th write of a grant from now on succeed and report an error.
+func (s *testStorage) failAfterPut(n int, name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.afterPut = func(key string) error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if key != grantsPrefix+name {
+			return nil
+		}
+		if n--; n == 0 {
+			return errDisk
+		}
+		return nil
+	}
 }
 
 func (s *testStorage) Get(ctx context.Context, key string) (*logical.StorageEntry, error) {
@@ -422,7 +452,7 @@ func (s *testStorage) failPuts(from int, err error) {
 func (s *testStorage) heal() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.onPut, s.onRead, s.onDelete, s.onList, s.puts = nil, nil, nil, nil, 0
+	s.onPut, s.afterPut, s.onRead, s.onDelete, s.onList, s.puts = nil, nil, nil, nil, nil, 0
 }
 
 func (s *testStorage) putsSoFar() int {

@@ -49,7 +49,7 @@ func (c *config) activeKey() *clientKey {
 func newKeyID() string { return "vault-" + strings.ToLower(newID()[:12]) }
 
 // loadKeys reads the keys other than the active one. A key that bears the active one's id was left
-// by a crash during its activation.
+// by a crash during its activation. A key that this version cannot read hides no other.
 func loadKeys(ctx context.Context, s logical.Storage, c *config) ([]*clientKey, error) {
 	ids, err := s.List(ctx, keysPrefix)
 	if err != nil {
@@ -57,23 +57,43 @@ func loadKeys(ctx context.Context, s logical.Storage, c *config) ([]*clientKey, 
 	}
 	var keys []*clientKey
 	for _, id := range ids {
-		entry, err := s.Get(ctx, keysPrefix+id)
-		if err != nil {
-			return nil, fmt.Errorf("read a stored key: %w", err)
-		}
-		if entry == nil {
-			continue // gone since
-		}
-		var k clientKey
-		if entry.DecodeJSON(&k) != nil || k.Version > keyVersion {
-			return nil, fmt.Errorf("the stored key %q is damaged, or was written by a newer version of the "+
-				"engine", id)
-		}
-		if k.KeyID != c.KeyID {
-			keys = append(keys, &k)
+		k, err := loadKey(ctx, s, id)
+		switch {
+		case errors.Is(err, errUnreadable):
+			continue
+		case err != nil:
+			return nil, err
+		case k != nil && k.KeyID != c.KeyID:
+			keys = append(keys, k)
 		}
 	}
 	return keys, nil
+}
+
+// loadKey reads the stored key of a storage id; nil if it is gone.
+func loadKey(ctx context.Context, s logical.Storage, id string) (*clientKey, error) {
+	entry, err := s.Get(ctx, keysPrefix+id)
+	if err != nil {
+		return nil, fmt.Errorf("read a stored key: %w", err)
+	}
+	if entry == nil {
+		return nil, nil
+	}
+	var k clientKey
+	if entry.DecodeJSON(&k) != nil || k.Version > keyVersion {
+		return nil, fmt.Errorf("the stored key %q is damaged, or was written by a newer version of the engine%w", id, errUnreadable)
+	}
+	return &k, nil
+}
+
+// warnUnreadableKeys warns of stored keys that this version cannot read.
+func warnUnreadableKeys(ctx context.Context, s logical.Storage, resp *logical.Response) {
+	ids, _ := s.List(ctx, keysPrefix) // an error has been seen by loadKeys
+	for _, id := range ids {
+		if _, err := loadKey(ctx, s, id); errors.Is(err, errUnreadable) {
+			resp.AddWarning(err.Error())
+		}
+	}
 }
 
 // storageKey names the entry: key ids may hold what storage cannot.

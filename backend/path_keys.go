@@ -150,6 +150,7 @@ func (b *Backend) readKeys(
 	if err != nil {
 		return nil, err
 	}
+	warnUnreadableKeys(ctx, req.Storage, resp)
 	list := []any{}
 	for _, k := range append([]*clientKey{c.activeKey()}, keys...) {
 		one, err := k.describe()

@@ -183,3 +183,13 @@ func (p *Place) Return() bool {
 	p.queue.take(p)
 	return true
 }
+
+// Waiting returns how many requests wait for a place at an origin.
+func (n *Network) Waiting(origin string) int {
+	n.places.mu.Lock()
+	defer n.places.mu.Unlock()
+	if q := n.places.byOrigin[origin]; q != nil {
+		return len(q.waiting)
+	}
+	return 0
+}
