@@ -139,7 +139,7 @@ func (a *attempt) rotateWithRetry(ctx context.Context) (authserver.Outcome, erro
 			rejected = true
 			return recheck, a.checkKeyPublished(ctx)
 		case authserver.RequestFailed:
-			if out.UnknownClient() {
+			if out.UnknownClient() || out.BadSignature() {
 				return retry, a.keyMissing(ctx)
 			}
 			return retry, nil
