@@ -53,6 +53,9 @@ func (b *Backend) importGrant(
 		return nil, err
 	}
 	l.warnReplaced(ctx, c, former, resp)
+	if given(d, "access") {
+		g.warn(resp)
+	}
 	return g, nil
 }
 

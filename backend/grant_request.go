@@ -32,7 +32,11 @@ func (b *Backend) askGrant(
 		return nil, err
 	}
 	defer a.lock.release()
-	return a.request(context.WithoutCancel(ctx), resp)
+	g, err := a.request(context.WithoutCancel(ctx), resp)
+	if err == nil {
+		a.grant.warn(resp)
+	}
+	return g, err
 }
 
 // beginRequest locks the grant and stores what is about to be asked.
@@ -116,11 +120,17 @@ func (a *attempt) request(ctx context.Context, resp *logical.Response) (*grant, 
 }
 
 // requestRefused returns why there is no grant: what a server answers with 4xx can be corrected by
-// whoever asked.
+// whoever asked. Without a code it says nothing about the rights: an older server, or a proxy, may
+// not understand the request at all.
 func (a *attempt) requestRefused(ctx context.Context, f authserver.RequestFailed) error {
 	err := a.requestError(ctx, f)
-	if f.Status/100 != 4 || f.Status == http.StatusTooManyRequests || isUserError(err) {
+	switch {
+	case f.IsRedirect():
+		return userErrorf("auth_server: the authorization server %s", f)
+	case f.Status/100 != 4 || f.Status == http.StatusTooManyRequests || isUserError(err):
 		return err
+	case !f.HasCode:
+		return userErrorf("the authorization server %s and gave no code that says why: check auth_server and access", f)
 	}
 	return userErrorf("access: the authorization server %s: it does not give this client these rights", f)
 }
