@@ -129,6 +129,8 @@ func (a *attempt) requestRefused(ctx context.Context, f authserver.RequestFailed
 		return userErrorf("auth_server: the authorization server %s", f)
 	case f.Status/100 != 4 || f.Status == http.StatusTooManyRequests || isUserError(err):
 		return err
+	case f.Code == authserver.InvalidClient:
+		return userErrorf("the authorization server %s: it does not accept the client of config", f)
 	case !f.HasCode:
 		return userErrorf("the authorization server %s and gave no code that says why: check auth_server and access", f)
 	}

@@ -55,8 +55,9 @@ func Warnings(access json.RawMessage, walletAddress string) []string {
 				"spend; give limits with debitAmount or receiveAmount", i+1, reason))
 		}
 		if right.Identifier != nil && walletAddress != "" && *right.Identifier != walletAddress {
-			warnings = append(warnings, fmt.Sprintf("access: right %d: identifier is not %s, the owner's wallet address; "+
-				"servers compare them letter by letter, so the token may be good for nothing", i+1, walletAddress))
+			warnings = append(warnings, fmt.Sprintf("access: right %d: identifier is not %s, the owner's wallet "+
+				"address; servers compare them letter by letter, so the token may be good for nothing",
+				i+1, walletAddress))
 		}
 	}
 	return warnings
