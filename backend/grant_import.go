@@ -66,6 +66,9 @@ func (b *Backend) importGrant(
 		}
 	}
 	warnReplaced(former, resp)
+	if given(d, "access") {
+		g.warn(resp)
+	}
 	return g, nil
 }
 

@@ -3,12 +3,14 @@
 package backend
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -32,6 +34,9 @@ type grantParams struct {
 func parseGrantParams(d *framework.FieldData) (p grantParams, err error) {
 	if given(d, "access") {
 		if p.access, err = rights.Parse(d.Raw["access"]); err != nil {
+			return p, fieldError("access", err)
+		}
+		if err := rights.CheckIdentifiers(p.access, checkIdentifier); err != nil {
 			return p, fieldError("access", err)
 		}
 	}
@@ -58,6 +63,16 @@ func parseGrantParams(d *framework.FieldData) (p grantParams, err error) {
 	return p, nil
 }
 
+// checkIdentifier returns why the identifier of a right cannot be a wallet address. Servers compare
+// it letter by letter, so it has to be the address itself.
+func checkIdentifier(identifier string) error {
+	if strings.HasPrefix(identifier, "$") {
+		return errors.New("must be the URL of the wallet address, not a payment pointer")
+	}
+	_, err := authserver.ParseWalletAddress(identifier)
+	return err
+}
+
 // validate returns what is missing to ask for a grant.
 func (p grantParams) validate() error {
 	switch {
@@ -71,16 +86,19 @@ func (p grantParams) validate() error {
 	return nil
 }
 
-// discoverServers fills in the servers that the owner's wallet address document names.
+// discoverServers fills in the servers that the owner's wallet address document names, and the
+// wallet address by which these servers know the wallet: whoever typed it may have written it
+// otherwise, or may have typed a vanity address.
 func (p *grantParams) discoverServers(ctx context.Context, client *authserver.Client) error {
 	doc, err := client.Wallet(ctx, p.walletAddress)
 	if err != nil {
 		var f authserver.RequestFailed
-		if errors.As(err, &f) && f.Status != http.StatusNotFound && f.Rule == nil {
+		if errors.As(err, &f) && f.Status != http.StatusNotFound && !f.IsRedirect() && f.Rule == nil {
 			return logical.CodedError(http.StatusBadGateway, "the wallet address's server "+err.Error())
 		}
 		return fieldError("wallet_address", err)
 	}
+	p.walletAddress = cmp.Or(doc.ID, p.walletAddress)
 	if p.authServer, err = authserver.ParseEndpoint(doc.AuthServer); err != nil {
 		return fieldError("wallet_address: its document's authServer", err)
 	}
@@ -106,6 +124,13 @@ func (p grantParams) source() source {
 	return source{
 		Requested: p.access, AuthServer: p.authServer, AuthOrigin: uri.OriginOf(p.authServer),
 		WalletAddress: p.walletAddress, ResourceServer: p.resourceServer, OperatorHosts: p.operatorHosts,
+	}
+}
+
+// warn warns of what whoever wrote the rights may not expect of them.
+func (s source) warn(resp *logical.Response) {
+	for _, warning := range rights.Warnings(s.Requested, s.WalletAddress) {
+		resp.AddWarning(warning)
 	}
 }
 

@@ -32,7 +32,11 @@ func (b *Backend) askGrant(
 	}
 	defer a.lock.release()
 	defer func() { a.place.Leave() }()
-	return a.request(context.WithoutCancel(ctx), resp)
+	g, err := a.request(context.WithoutCancel(ctx), resp)
+	if err == nil {
+		a.grant.warn(resp)
+	}
+	return g, err
 }
 
 // beginRequest discovers the server, locks the grant and stores what is about to be asked. No lock is
@@ -165,11 +169,19 @@ func (a *attempt) request(ctx context.Context, resp *logical.Response) (*grant, 
 }
 
 // requestRefused returns why there is no grant: what a server answers with 4xx can be corrected by
-// whoever asked.
+// whoever asked. Without a code it says nothing about the rights: an older server, or a proxy, may
+// not understand the request at all.
 func (a *attempt) requestRefused(ctx context.Context, f authserver.RequestFailed) error {
 	err := a.requestError(ctx, f)
-	if f.Status/100 != 4 || f.Status == http.StatusTooManyRequests || isUserError(err) {
+	switch {
+	case f.IsRedirect():
+		return userErrorf("auth_server: the authorization server %s", f)
+	case f.Status/100 != 4 || f.Status == http.StatusTooManyRequests || isUserError(err):
 		return err
+	case f.Code == authserver.InvalidClient:
+		return userErrorf("the authorization server %s: it does not accept the client of config", f)
+	case !f.HasCode:
+		return userErrorf("the authorization server %s and gave no code that says why: check auth_server and access", f)
 	}
 	return userErrorf("access: the authorization server %s: it does not give this client these rights", f)
 }

@@ -3,6 +3,7 @@
 package backend
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -120,6 +121,7 @@ type role struct {
 	Version int `json:"version"`
 
 	source
+	TypedWalletAddress  string `json:"typed_wallet_address,omitempty"` // empty: as it is stored
 	TypedAuthServer     string `json:"typed_auth_server,omitempty"`
 	TypedResourceServer string `json:"typed_resource_server,omitempty"`
 
@@ -235,7 +237,11 @@ func (b *Backend) changeRole(
 	if err := r.store(ctx, req.Storage, name); err != nil {
 		return nil, err
 	}
-	return r.response(), nil
+	resp := r.response()
+	if slices.ContainsFunc(roleParams, func(field string) bool { return given(d, field) }) {
+		r.warn(resp)
+	}
+	return resp, nil
 }
 
 // applyParams merges the request's rights and servers into the role, and discovers the servers that
@@ -256,7 +262,7 @@ func (b *Backend) applyParams(ctx context.Context, s logical.Storage, r *role, d
 	if !slices.ContainsFunc(roleParams, moved) {
 		return nil
 	}
-	r.TypedAuthServer, r.TypedResourceServer = p.authServer, p.resourceServer
+	r.TypedWalletAddress, r.TypedAuthServer, r.TypedResourceServer = p.walletAddress, p.authServer, p.resourceServer
 	c, err := loadClient(ctx, s)
 	if err != nil {
 		return err
@@ -277,7 +283,7 @@ func (b *Backend) applyParams(ctx context.Context, s logical.Storage, r *role, d
 func (r *role) params(d *framework.FieldData) *framework.FieldData {
 	raw := map[string]any{}
 	for field, text := range map[string]string{
-		"access": string(r.Requested), "wallet_address": r.WalletAddress,
+		"access": string(r.Requested), "wallet_address": cmp.Or(r.TypedWalletAddress, r.WalletAddress),
 		"auth_server": r.TypedAuthServer, "resource_server": r.TypedResourceServer,
 	} {
 		if text != "" {

@@ -72,7 +72,8 @@ func (f RequestFailed) Error() string {
 	case f.Rule != nil:
 		return fmt.Sprintf("%s %s", f.Origin, f.Rule)
 	case f.Unreadable:
-		return fmt.Sprintf("%s answered %d, and the answer could not be read", f.Origin, f.Status)
+		return fmt.Sprintf("%s answered %d without what was asked for: its answer could not be read",
+			f.Origin, f.Status)
 	case f.Status/100 == 2:
 		return fmt.Sprintf("%s answered %d without what was asked for", f.Origin, f.Status)
 	case f.Redirect != "":
