@@ -4,9 +4,11 @@ package authserver
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"regexp"
@@ -43,6 +45,8 @@ var (
 	errKeyRaw = errors.New("is a key's raw bytes, which may be the private or the public key; put the 32 bytes of " +
 		"the private key (base64 -d for base64, xxd -r -p for hex) into PKCS#8: { printf '" + seedPrefix +
 		"'; base64 -d key.b64; } | openssl pkey -inform DER -out key.pem")
+	errKeyHex = errors.New("is DER as hexadecimal digits; convert it first: " +
+		"xxd -r -p key.hex | openssl pkey -inform DER -out key.pem")
 	errKeyVariable = errors.New("is a variable that nothing has replaced by its value")
 )
 
@@ -120,7 +124,7 @@ func kindOf(label string) string {
 
 var (
 	sshRegexp      = regexp.MustCompile(`^(sk-)?(ssh-|ecdsa-sha2-)[a-z0-9@.-]+ +AAAA`)
-	hexRegexp      = regexp.MustCompile(`^(0x)?([0-9A-Fa-f]{2}[: \n\r]*){32,}$`)
+	hexRegexp      = regexp.MustCompile(`^(0x)?([0-9A-Fa-f]{2}[:\s]*){32,}$`)
 	variableRegexp = regexp.MustCompile(`^(\$[A-Za-z_{(]|%[A-Za-z_]+%|\{\{)`)
 )
 
@@ -139,13 +143,16 @@ func whyNoPEM(t pemText) error {
 		return errors.New("is a PuTTY key (.ppk); the engine takes PKCS#8 (BEGIN PRIVATE KEY): " + makeKey)
 	case start("AGE-SECRET-KEY"), start("age1"):
 		return errors.New("is an age key, which cannot sign: " + makeKey)
-	case start("untrusted comment:"), bytes.HasPrefix(t.binary, []byte("Ed")) && len(t.binary) > 32:
+	case start("untrusted comment:"), isMinisign(t.binary):
 		return errors.New("is a minisign or signify key; the engine takes PKCS#8 (BEGIN PRIVATE KEY): " + makeKey)
 	case sshRegexp.MatchString(text), bytes.HasPrefix(t.binary, []byte("\x00\x00\x00\x0bssh-")):
 		return errors.New("is an SSH public key; a private key as PKCS#8 (BEGIN PRIVATE KEY) is needed: " + makeKey)
 	case bytes.HasPrefix(t.binary, []byte("openssh-key-v1")):
 		return otherPrivateKey("OPENSSH PRIVATE KEY")
-	case hexRegexp.MatchString(text), len(t.binary) == 32, len(t.binary) == 64:
+	case hexRegexp.MatchString(text) && labelOf(fromHex(text)) != "":
+		return errKeyHex
+	case hexRegexp.MatchString(text),
+		len(t.binary) == ed25519.SeedSize, len(t.binary) == ed25519.PrivateKeySize:
 		return errKeyRaw
 	case pasted.IsFileName(text):
 		return errKeyFile
@@ -153,6 +160,22 @@ func whyNoPEM(t pemText) error {
 		return errKeyBinary
 	}
 	return errNoKey
+}
+
+// fromHex returns the bytes that hexadecimal digits stand for, as openssl and xxd write them.
+func fromHex(text string) []byte {
+	text = strings.NewReplacer(":", "", " ", "", "\t", "", "\n", "", "\r", "").Replace(strings.TrimPrefix(text, "0x"))
+	decoded, err := hex.DecodeString(text)
+	if err != nil {
+		return nil
+	}
+	return decoded
+}
+
+// isMinisign reports whether bytes are a public or a secret key of minisign or signify, which has no
+// mark but its length and the name of its algorithm.
+func isMinisign(b []byte) bool {
+	return bytes.HasPrefix(b, []byte("Ed")) && (len(b) == 42 || len(b) == 104 || len(b) == 158)
 }
 
 // whyNoKeyInJSON says what JSON is that holds no PEM: most likely a JWK (RFC 7517).

@@ -43,7 +43,7 @@ func withAccess(access string) *granted {
 }
 
 func (g *granted) allow(r Request) (string, error) {
-	s, err := NewScope(g.resourceServer, g.reserved, json.RawMessage(g.access))
+	s, err := NewScope(g.resourceServer, g.reserved, nil, json.RawMessage(g.access))
 	if err != nil {
 		return "", err
 	}
@@ -499,7 +499,7 @@ func FuzzAllow(f *testing.F) {
 		{"type":"outgoing-payment","actions":["create","read","list"],"identifier":"` + alice + `"},
 		{"type":"incoming-payment","actions":["create","complete","read","list"],"identifier":"` + alice + `"},
 		{"type":"quote","actions":["create","read"],"identifier":"` + alice + `"}]`)
-	s, err := NewScope(g.resourceServer, g.reserved, json.RawMessage(g.access))
+	s, err := NewScope(g.resourceServer, g.reserved, nil, json.RawMessage(g.access))
 	if err != nil {
 		f.Fatal(err)
 	}
