@@ -111,6 +111,8 @@ func withoutScheme(s string) string { return authorizationRegexp.ReplaceAllStrin
 // token68 (RFC 9110 section 11.2).
 func checkToken(field, s string) error {
 	switch {
+	case strings.EqualFold(s, "GNAP"), strings.EqualFold(s, "Bearer"):
+		return userErrorf("%s: is an Authorization header's scheme without a token", field)
 	case strings.HasPrefix(s, "{"), strings.HasPrefix(s, "["):
 		return userErrorf("%s: is JSON; give the token's value alone", field)
 	case strings.Contains(s, "://"):

@@ -133,7 +133,7 @@ func TestSignRefuses(t *testing.T) {
 	refuses("income", with("url", r.stored("income").Manage), "url: ")
 	refuses("income", with("method", "POST"), "method: ")
 	refuses("income", with("body", "{}"), "body: ")
-	refuses("income", with("body", map[string]any{"walletAddress": "x"}), "body: an object")
+	refuses("income", with("body", []any{map[string]any{"walletAddress": "x"}}), "body: a list")
 	refuses("income", with("key_id", "x"), "unknown field")
 	refuses("nobody", good, "no grant named")
 

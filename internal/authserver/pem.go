@@ -82,44 +82,43 @@ func isText(decoded []byte) bool {
 	})
 }
 
-// markRegexp matches the line that begins or ends a block. Word processors and web pages make one
-// long dash of two.
-func markRegexp(word string) *regexp.Regexp {
-	const dashes, gap = `[-\x{2010}-\x{2015}\x{2212}\x{FE58}\x{FE63}\x{FF0D}]{2,5}`, `[ \x{A0}]`
-	return regexp.MustCompile(dashes + gap + `*` + word + gap + `+([A-Z0-9][A-Z0-9 \x{A0}]*?)` + gap + `*` + dashes)
-}
-
 var (
-	beginRegexp  = markRegexp("BEGIN")
-	endRegexp    = markRegexp("END")
+	// markRegexp matches the lines that begin and end a block. Word processors and web pages make
+	// one long dash of two.
+	markRegexp   = regexp.MustCompile(dashes + gap + `*(BEGIN|END)` + gap + `+([A-Z0-9](?:[A-Z0-9]|` + gap + `)*?)` + gap + `*` + dashes)
 	tornRegexp   = regexp.MustCompile(`^(\s|\\+[nr])*[A-Za-z0-9+/]{16}`)
 	escapeRegexp = regexp.MustCompile(`\\+[nrt]`)
 	headerRegexp = regexp.MustCompile(`(?m)^[A-Za-z0-9-]+:[^\n]*$`)
 )
 
+const (
+	dashes = `[-\x{2010}-\x{2015}\x{2212}\x{FE58}\x{FE63}\x{FF0D}]{2,5}`
+	gap    = `[ \x{A0}]`
+)
+
 // scan finds the blocks of the text.
 func (t *pemText) scan() {
-	rest := strings.ReplaceAll(t.text, "\r", "\n")
-	for {
-		begin := beginRegexp.FindStringSubmatchIndex(rest)
-		if begin == nil {
-			return
+	text := strings.ReplaceAll(t.text, "\r", "\n")
+	marks := markRegexp.FindAllStringSubmatchIndex(text, -1)
+	for i, mark := range marks {
+		if text[mark[2]:mark[3]] != "BEGIN" {
+			continue
 		}
-		label := normalLabel(rest[begin[2]:begin[3]])
-		rest = rest[begin[1]:]
-		end := endRegexp.FindStringSubmatchIndex(rest)
-		next := beginRegexp.FindStringIndex(rest)
-		if end == nil || next != nil && next[0] < end[0] {
+		label, end := normalLabel(text[mark[4]:mark[5]]), len(text)
+		if i+1 < len(marks) {
+			end = marks[i+1][0]
+		}
+		body := text[mark[1]:end]
+		if i+1 == len(marks) || text[marks[i+1][2]:marks[i+1][3]] != "END" {
 			t.cutOff = true
-			t.torn = t.torn || tornRegexp.MatchString(rest)
+			t.torn = t.torn || tornRegexp.MatchString(body)
 			continue
 		}
 		b := pemBlock{label: label}
-		if normalLabel(rest[end[2]:end[3]]) == label {
-			b.der = decodeBody(rest[:end[0]])
+		if normalLabel(text[marks[i+1][4]:marks[i+1][5]]) == label {
+			b.der = decodeBody(body)
 		}
 		t.blocks = append(t.blocks, b)
-		rest = rest[end[1]:]
 	}
 }
 

@@ -48,39 +48,31 @@ func FindRepeatedMember(text string) *JSONFault {
 	dec := json.NewDecoder(strings.NewReader(text))
 	dec.UseNumber()
 	var open []map[string]bool // of each object or list (nil) that is open, the members
-	name := false              // the next string is a member's name
+	isName := false            // the next string is a member's name
 	for {
+		before := int(dec.InputOffset())
 		token, err := dec.Token()
 		if err != nil {
 			return nil
 		}
-		inObject := len(open) > 0 && open[len(open)-1] != nil
-		switch t := token.(type) {
-		case json.Delim:
-			switch t {
-			case '{':
-				open, name = append(open, map[string]bool{}), true
-				continue
-			case '[':
-				open, name = append(open, nil), false
-				continue
-			}
+		name, isString := token.(string)
+		switch {
+		case token == json.Delim('{'):
+			open = append(open, map[string]bool{})
+		case token == json.Delim('['):
+			open = append(open, nil)
+		case token == json.Delim('}'), token == json.Delim(']'):
 			open = open[:len(open)-1]
-			inObject = len(open) > 0 && open[len(open)-1] != nil
-			name = inObject
-		case string:
-			if inObject && name {
-				members := open[len(open)-1]
-				if members[t] {
-					return faultAt(text, int(dec.InputOffset())-1, "a member that the object has already")
-				}
-				members[t], name = true, false
-				continue
+		case isString && isName:
+			members := open[len(open)-1]
+			if members[name] {
+				start := before + strings.IndexByte(text[before:], '"')
+				return faultAt(text, start, "a member that the object has already")
 			}
-			name = inObject
-		default:
-			name = inObject
+			members[name], isName = true, false
+			continue
 		}
+		isName = len(open) > 0 && open[len(open)-1] != nil
 	}
 }
 

@@ -40,29 +40,29 @@ func Word(s string) string {
 		}
 		return r
 	}
-	s = Line(strings.Map(visible, Text(s)))
-	for {
-		inner, found := unquote(s)
-		if !found {
-			return s
-		}
-		s = Line(inner)
+	s = strings.TrimSpace(strings.Map(visible, Text(s)))
+	for range maxQuotes {
+		s = strings.TrimSpace(unquote(s))
 	}
+	return s
 }
+
+// maxQuotes is how many pairs of quotation marks or brackets may be around each other.
+const maxQuotes = 3
 
 var quotes = []struct{ left, right string }{
 	{`"`, `"`}, {"'", "'"}, {"`", "`"}, {"<", ">"}, {"“", "”"}, {"„", "“"}, {"‘", "’"}, {"«", "»"},
 }
 
-func unquote(s string) (string, bool) {
+func unquote(s string) string {
 	for _, q := range quotes {
 		if inner, left := strings.CutPrefix(s, q.left); left {
 			if inner, right := strings.CutSuffix(inner, q.right); right {
-				return inner, true
+				return inner
 			}
 		}
 	}
-	return s, false
+	return s
 }
 
 // IsInvisible reports whether a character takes no room: a byte order mark, a zero-width space or
@@ -84,6 +84,9 @@ func fromUTF16(s string) string {
 			units = append(units, uint16(high)<<8|uint16(low))
 		}
 		return string(utf16.Decode(units))
+	}
+	if !strings.ContainsRune(s, 0) {
+		return s
 	}
 	if text, ok := everySecond(s, 0); ok {
 		return text

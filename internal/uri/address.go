@@ -55,6 +55,8 @@ func ParseWalletAddress(s string) (*url.URL, error) {
 			return nil, errors.New("holds white space; a payment pointer is written $host/path without any")
 		case strings.HasPrefix(pointer, "{"):
 			return nil, errors.New("is a variable that nothing has replaced by its value")
+		case host == "":
+			return nil, errors.New("is a payment pointer without a host; it is written $host/path")
 		case path == "":
 			path = ".well-known/pay"
 		}
