@@ -3,7 +3,6 @@
 package backend
 
 import (
-	"bytes"
 	"encoding/json"
 	"regexp"
 	"strings"
@@ -67,13 +66,11 @@ func splitList(s string) any {
 // bodyText returns the text of a body that was given as an object. The order of its members does
 // not matter, because whoever sends the request sends the text that is returned with the signature.
 func bodyText(members map[string]any) any {
-	var text bytes.Buffer
-	enc := json.NewEncoder(&text)
-	enc.SetEscapeHTML(false)
-	if enc.Encode(members) != nil {
+	text, err := json.Marshal(members)
+	if err != nil {
 		return members
 	}
-	return strings.TrimSpace(text.String())
+	return string(text)
 }
 
 // checkContent refuses the name of a file where a file's content was meant.

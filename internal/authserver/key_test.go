@@ -58,7 +58,7 @@ func keyForms(t testing.TB) map[string]string {
 	key := fixture(t, "ed25519.pem")
 	lines := strings.Split(strings.TrimSpace(key), "\n")
 	body := lines[1]
-	replace := func(old, new string) string { return strings.ReplaceAll(key, old, new) }
+	replace := func(old, by string) string { return strings.ReplaceAll(key, old, by) }
 	escaped := replace("\n", `\n`)
 	return map[string]string{
 		"as openssl writes it":         key,

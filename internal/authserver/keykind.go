@@ -32,7 +32,7 @@ const (
 var (
 	errKeyEmpty   = errors.New("is empty; it must be an Ed25519 key as PEM (PKCS#8)")
 	errKeyFile    = errors.New("is the name of a file, not its content; " + readFile)
-	errNoKey      = errors.New("must be an Ed25519 key as PEM (PKCS#8, BEGIN PRIVATE KEY), or base64 of it; " + readFile)
+	errNoKey      = errors.New("must be an Ed25519 key as PEM (PKCS#8, BEGIN PRIVATE KEY) or base64 of it; " + readFile)
 	errKeyCutOff  = errors.New("is cut off: a PEM block has no END line; the whole file is needed")
 	errKeyDamaged = errors.New("the PEM block is damaged or cut off: what is between BEGIN and END is not base64")
 	errKeyContent = errors.New("the PEM block is damaged or cut off: it holds no valid PKCS#8 key")
@@ -75,7 +75,7 @@ func otherPrivateKey(label string) error {
 	case strings.HasPrefix(label, "SSH2 "):
 		return errors.New("is an SSH key; the engine takes PKCS#8 (BEGIN PRIVATE KEY): " + makeKey)
 	}
-	return errors.New("must be PKCS#8 (BEGIN PRIVATE KEY); openssl pkey -in key.pem -out pkcs8.pem converts other forms")
+	return errors.New("must be PKCS#8 (BEGIN PRIVATE KEY); openssl pkey -in key.pem -out pkcs8.pem may convert it")
 }
 
 // whyNoKey says what a text is in which there is no private key.

@@ -85,7 +85,8 @@ func isText(decoded []byte) bool {
 var (
 	// markRegexp matches the lines that begin and end a block. Word processors and web pages make
 	// one long dash of two.
-	markRegexp   = regexp.MustCompile(dashes + gap + `*(BEGIN|END)` + gap + `+([A-Z0-9](?:[A-Z0-9]|` + gap + `)*?)` + gap + `*` + dashes)
+	markRegexp = regexp.MustCompile(
+		dashes + gap + `*(BEGIN|END)` + gap + `+([A-Z0-9](?:[A-Z0-9]|` + gap + `)*?)` + gap + `*` + dashes)
 	tornRegexp   = regexp.MustCompile(`^(\s|\\+[nr])*[A-Za-z0-9+/]{16}`)
 	escapeRegexp = regexp.MustCompile(`\\+[nrt]`)
 	headerRegexp = regexp.MustCompile(`(?m)^[A-Za-z0-9-]+:[^\n]*$`)

@@ -49,7 +49,7 @@ var (
 
 // Unambiguous returns Normal(text) if all parsers read the same value in text: those that keep the
 // first of two members of one name, those that keep the last, and those that ignore the case of
-// names, as encoding/json does. Otherwise it returns ErrMalformed, or a [*Fault] with one of the
+// names, as encoding/json does. Otherwise it returns ErrMalformed, or a [*AmbiguousError] with one of the
 // errors above.
 func Unambiguous(text []byte) (string, error) {
 	if !json.Valid(text) {
@@ -58,19 +58,19 @@ func Unambiguous(text []byte) (string, error) {
 	r := rewriter{rest: text, strict: true}
 	normal := r.value()
 	if r.err != nil {
-		return normal, &Fault{Offset: len(text) - r.left, Err: r.err}
+		return normal, &AmbiguousError{Offset: len(text) - r.left, Err: r.err}
 	}
 	return normal, nil
 }
 
-// Fault is the error of Unambiguous for valid JSON.
-type Fault struct {
+// AmbiguousError is the error of Unambiguous for valid JSON.
+type AmbiguousError struct {
 	Offset int // of the first byte after what is at fault
 	Err    error
 }
 
-func (f *Fault) Error() string { return f.Err.Error() }
-func (f *Fault) Unwrap() error { return f.Err }
+func (f *AmbiguousError) Error() string { return f.Err.Error() }
+func (f *AmbiguousError) Unwrap() error { return f.Err }
 
 // rewriter reads valid JSON and returns each value in its normal form. It does not decode to Go
 // strings: they cannot hold a lone surrogate, which JavaScript keeps.

@@ -11,18 +11,18 @@ import (
 	"unicode/utf8"
 )
 
-// JSONFault is where JSON stops being JSON, and what is wrong there.
-type JSONFault struct {
+// JSONError is where JSON stops being JSON, and what is wrong there.
+type JSONError struct {
 	Line, Column int // from 1; columns are characters
 	Reason       string
 }
 
-func (f *JSONFault) Error() string {
+func (f *JSONError) Error() string {
 	return fmt.Sprintf("line %d, column %d: %s", f.Line, f.Column, f.Reason)
 }
 
 // FindJSONFault returns the first fault of a text that should be JSON (RFC 8259): nil if it is.
-func FindJSONFault(text string) *JSONFault {
+func FindJSONFault(text string) *JSONError {
 	var value any
 	err := json.Unmarshal([]byte(text), &value)
 	var syntax *json.SyntaxError
@@ -44,7 +44,7 @@ func FindJSONFault(text string) *JSONFault {
 
 // FindRepeatedMember returns where an object of valid JSON has the same member twice: nil if none
 // has.
-func FindRepeatedMember(text string) *JSONFault {
+func FindRepeatedMember(text string) *JSONError {
 	dec := json.NewDecoder(strings.NewReader(text))
 	dec.UseNumber()
 	var open []map[string]bool // of each object or list (nil) that is open, the members
@@ -53,7 +53,7 @@ func FindRepeatedMember(text string) *JSONFault {
 		before := int(dec.InputOffset())
 		token, err := dec.Token()
 		if err != nil {
-			return nil
+			return nil //nolint:nilerr // the end of the text, because it is valid
 		}
 		name, isString := token.(string)
 		switch {
@@ -76,16 +76,16 @@ func FindRepeatedMember(text string) *JSONFault {
 	}
 }
 
-// PositionOf returns the line and column of a byte of a text, as [JSONFault] has them.
+// PositionOf returns the line and column of a byte of a text, as [JSONError] has them.
 func PositionOf(text string, offset int) (line, column int) {
 	before := text[:min(max(offset, 0), len(text))]
 	last := strings.LastIndexByte(before, '\n') + 1
 	return 1 + strings.Count(before, "\n"), 1 + utf8.RuneCountInString(before[last:])
 }
 
-func faultAt(text string, offset int, reason string) *JSONFault {
+func faultAt(text string, offset int, reason string) *JSONError {
 	line, column := PositionOf(text, offset)
-	return &JSONFault{line, column, reason}
+	return &JSONError{line, column, reason}
 }
 
 // isCutOff reports whether a text is the beginning of some JSON.

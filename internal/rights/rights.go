@@ -81,8 +81,8 @@ func notList(raw json.RawMessage) error {
 	case has("access"):
 		return errors.New("must be the JSON list of rights alone, not an object with the list in its member access")
 	case has("access_token"):
-		return errors.New("must be the JSON list of rights alone; this object is a whole grant request, which has the " +
-			"list in access_token.access")
+		return errors.New("must be the JSON list of rights alone; this object is a whole grant request, with " +
+			"the list in access_token.access")
 	case has("type"):
 		return errors.New("must be a JSON list of rights; put the object of this one right in brackets: [{…}]")
 	}

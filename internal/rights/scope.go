@@ -249,12 +249,12 @@ func faultOf(text string, err error) error {
 	if fault := pasted.FindJSONFault(text); fault != nil {
 		return fault
 	}
-	var ambiguous *ecmascript.Fault
+	var ambiguous *ecmascript.AmbiguousError
 	if !errors.As(err, &ambiguous) {
 		return err
 	}
 	line, column := pasted.PositionOf(text, ambiguous.Offset-1)
-	return &pasted.JSONFault{Line: line, Column: column, Reason: ambiguous.Error()}
+	return &pasted.JSONError{Line: line, Column: column, Reason: ambiguous.Error()}
 }
 
 // includes returns an error if a list of rights does not include an operation on a wallet address.
