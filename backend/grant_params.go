@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -36,9 +35,6 @@ func parseGrantParams(d *framework.FieldData) (p grantParams, err error) {
 		if p.access, err = rights.Parse(d.Raw["access"]); err != nil {
 			return p, fieldError("access", err)
 		}
-		if err := rights.CheckIdentifiers(p.access, checkIdentifier); err != nil {
-			return p, fieldError("access", err)
-		}
 	}
 	for _, field := range []struct {
 		name  string
@@ -61,16 +57,6 @@ func parseGrantParams(d *framework.FieldData) (p grantParams, err error) {
 	}
 	p.operatorHosts = authserver.HostsOf(p.walletAddress, p.authServer, p.resourceServer)
 	return p, nil
-}
-
-// checkIdentifier returns why the identifier of a right cannot be a wallet address. Servers compare
-// it letter by letter, so it has to be the address itself.
-func checkIdentifier(identifier string) error {
-	if strings.HasPrefix(identifier, "$") {
-		return errors.New("must be the URL of the wallet address, not a payment pointer")
-	}
-	_, err := authserver.ParseWalletAddress(identifier)
-	return err
 }
 
 // validate returns what is missing to ask for a grant.

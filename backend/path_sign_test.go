@@ -133,7 +133,7 @@ func TestSignRefuses(t *testing.T) {
 	refuses("income", with("url", r.stored("income").Manage), "url: ")
 	refuses("income", with("method", "POST"), "method: ")
 	refuses("income", with("body", "{}"), "body: ")
-	refuses("income", with("body", map[string]any{"walletAddress": "x"}), "body: an object")
+	refuses("income", with("body", []any{map[string]any{"walletAddress": "x"}}), "body: a list")
 	refuses("income", with("key_id", "x"), "unknown field")
 	refuses("nobody", good, "no grant named")
 
@@ -252,7 +252,7 @@ func TestSignBatch(t *testing.T) {
 	if n := len(r.ok(logical.UpdateOperation, "sign/income", map[string]any{"access_token": income.token, "batch_input": many}).Data["batch_results"].([]any)); n != maxBatch {
 		t.Errorf("%d results", n)
 	}
-	for name, bad := range map[string]any{"too many": append(many, items[0]), "none": []any{}, "no list": `{"method":"GET"}`, "no JSON": "x", "bytes": []any{strings.Repeat("x", maxBatchLength)}} {
+	for name, bad := range map[string]any{"too many": append(many, items[0]), "none": []any{}, "no list": `{"method":"GET"}`, "no JSON": "x", "bytes": []any{strings.Repeat("x", maxRequestLength)}} {
 		t.Run(name, func(t *testing.T) {
 			r.fails(400, logical.UpdateOperation, "sign/income", map[string]any{"access_token": income.token, "batch_input": bad}, "batch_input: ")
 		})

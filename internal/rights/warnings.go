@@ -30,20 +30,6 @@ func readStated(access json.RawMessage) []stated {
 	return all
 }
 
-// CheckIdentifiers returns the first error that check returns for the identifier of a right, with
-// its place in the list.
-func CheckIdentifiers(access json.RawMessage, check func(identifier string) error) error {
-	for i, right := range readStated(access) {
-		if right.Identifier == nil {
-			continue
-		}
-		if err := check(*right.Identifier); err != nil {
-			return fmt.Errorf("right %d: identifier: %w", i+1, err)
-		}
-	}
-	return nil
-}
-
 // Warnings returns what a reader of rights that are allowed may not expect of them, a sentence for
 // each: payments without a limit, and an identifier that is not walletAddress, the owner's (empty:
 // not known). They hold no value of the rights.

@@ -4,8 +4,6 @@ package rights
 
 import (
 	"encoding/json"
-	"errors"
-	"fmt"
 	"strings"
 	"testing"
 )
@@ -34,9 +32,7 @@ func TestWarnings(t *testing.T) {
 		`[{"type":"incoming-payment","actions":["create"]}]`:                            nil,
 		`[{"type":"quote","actions":["create"]}]`:                                       nil,
 		incoming(alice):                            nil,
-		incoming(alice + "/"):                      {"owner's wallet address"},
 		incoming("https://wallet.example/Alice"):   {"owner's wallet address"},
-		incoming("https://WALLET.example/alice"):   {"owner's wallet address"},
 		incoming("https://wallet.example/%61lice"): {"owner's wallet address"},
 		incoming("https://wallet.example/bob"):     {"owner's wallet address"},
 		`[{"type":"quote","actions":["create"]},{"type":"outgoing-payment","actions":["create"],"identifier":"https://wallet.example/s3cr3t"}]`: {"right 2", "right 2"},
@@ -63,28 +59,5 @@ func TestWarnings(t *testing.T) {
 		if got := Warnings(json.RawMessage(access), alice); got != nil {
 			t.Errorf("%s: %q", access, got)
 		}
-	}
-}
-
-func TestCheckIdentifiers(t *testing.T) {
-	seen := ""
-	check := func(identifier string) error {
-		if seen += identifier + " "; identifier == "bad" {
-			return errors.New("is bad")
-		}
-		return nil
-	}
-	access := func(identifiers ...string) json.RawMessage {
-		text := `[{"type":"quote","actions":["read"]}`
-		for _, identifier := range identifiers {
-			text += fmt.Sprintf(`,{"identifier":%q}`, identifier)
-		}
-		return json.RawMessage(text + "]")
-	}
-	if err := CheckIdentifiers(access("good", "fine"), check); err != nil || seen != "good fine " {
-		t.Errorf("%v %s", err, seen)
-	}
-	if err := CheckIdentifiers(access("good", "bad"), check); err == nil || err.Error() != "right 3: identifier: is bad" {
-		t.Errorf("%v", err)
 	}
 }
