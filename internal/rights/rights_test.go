@@ -15,7 +15,7 @@ func TestParse(t *testing.T) {
 		[]any{map[string]any{"type": "quote", "actions": []any{"create", "read"}}},
 		`[{"type":"incoming-payment","actions":["create","complete","read","read-all","list","list-all"],"identifier":"https://wallet.example/alice&b=%3C2%3E"}]`,
 		`[{"type":"outgoing-payment","actions":["create"],"identifier":"https://wallet.example/alice","limits":{"receiver":"https://wallet.example/incoming-payments/1","interval":"R12/2026-01-01T00:00:00Z/P1M","debitAmount":{"value":"18446744073709551615","assetCode":"USD","assetScale":2}}}]`,
-		`[{"type":"quote","actions":["read"]},{"type":"incoming-payment","actions":["read"]},{"type":"outgoing-payment","actions":["read"],"identifier":"http://wallet.example/alice"}]`,
+		`[{"type":"quote","actions":["read"]},{"type":"incoming-payment","actions":["read"]},{"type":"outgoing-payment","actions":["read"],"identifier":"https://wallet.example/alice"}]`,
 	} {
 		access, err := Parse(raw)
 		if err != nil {

@@ -20,7 +20,7 @@ func TestParse(t *testing.T) {
 		"http://LOCALHOST:4000/x?a=%2F":              "http://localhost:4000/x?a=%2F",
 		"https://[FD00::7]:8443":                     "https://[fd00::7]:8443",
 		"https://wallet.example:443/alice":           "https://wallet.example:443/alice",
-		"h\x00t\x00t\x00p\x00:\x00/\x00/\x00x\x00":   "http://x",
+		"h\x00t\x00t\x00p\x00s\x00:\x00/\x00/\x00x\x00":   "https://x",
 		"https://xn--bcher-kva.example/%C3%A4/a%2fb": "https://xn--bcher-kva.example/%C3%A4/a%2fb",
 	} {
 		if u, err := Parse(s); err != nil || u.String() != want {
