@@ -27,7 +27,7 @@ func (r *rig) outgoing() string {
 // asked begins an interactive grant and answers what the owner opens.
 func (r *rig) asked(name, finish string) (interactURL string) {
 	r.Helper()
-	fields := map[string]any{"wallet_address": r.sandbox.WalletAddress("alice"), "access": r.outgoing()}
+	fields := map[string]any{"wallet_address": r.sandbox.WalletAddress("alice"), "access": r.outgoing(), "ask_again": true}
 	if finish != "" {
 		fields["finish_uri"] = finish
 	}
@@ -438,7 +438,7 @@ func TestLostGrantIsRenewedInItsPlace(t *testing.T) {
 	g.Status = statusLost
 	r.put("payer", g)
 	r.sandbox.Misbehave(sandbox.Misbehaviour{Status: 500, On: []string{"cancel"}})
-	resp := r.ok(logical.UpdateOperation, "grants/payer", map[string]any{"wallet_address": r.sandbox.WalletAddress("alice"), "access": r.outgoing()})
+	resp := r.ok(logical.UpdateOperation, "grants/payer", map[string]any{"wallet_address": r.sandbox.WalletAddress("alice"), "access": r.outgoing(), "ask_again": true})
 	if len(resp.Warnings) != 1 || !strings.Contains(resp.Warnings[0], "limits") {
 		t.Errorf("%v", resp.Warnings)
 	}

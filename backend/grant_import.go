@@ -26,6 +26,9 @@ func (b *Backend) importGrant(
 	if err != nil {
 		return nil, err
 	}
+	if g, done, err := b.repeatImport(ctx, req.Storage, d, name, token, resp); err != nil || done {
+		return g, err
+	}
 	c, err := loadClient(ctx, req.Storage)
 	if err != nil {
 		return nil, err
@@ -56,6 +59,7 @@ func (b *Backend) importGrant(
 	g.Interactive, g.Continue, g.Pending = value[bool](d, "interactive"), authserver.Continuation{}, nil
 	token.SentAt = b.clock.Now()
 	g.accept(token, causeImport)
+	g.rememberImport(token)
 	g.rememberReplaced(former, token.SentAt)
 	if err := l.storeImported(ctx, c, former, g); err != nil {
 		return nil, err
@@ -70,6 +74,24 @@ func (b *Backend) importGrant(
 		g.warn(resp)
 	}
 	return g, nil
+}
+
+// repeatImport changes the settings of a grant that was imported with this token before, and reports
+// whether it was: the token is not put back, because it is dead since the first rotation.
+func (b *Backend) repeatImport(
+	ctx context.Context, s logical.Storage, d *framework.FieldData, name string, token authserver.TokenIssued,
+	resp *logical.Response,
+) (g *grant, done bool, err error) {
+	l, err := b.lockGrant(ctx, s, name)
+	if err != nil {
+		return nil, false, err
+	}
+	defer l.release()
+	if g, err = l.load(ctx); err != nil || !g.repeatsImport(token) {
+		return nil, false, err
+	}
+	resp.AddWarning("the grant was imported with this token before: only settings changed; a new import takes a new token")
+	return g, true, l.applySettings(ctx, g, d)
 }
 
 // locateImport checks where an imported grant is from, and discovers where it can be requested

@@ -28,7 +28,11 @@ type grantParams struct {
 	resourceServer string
 	finishURI      string
 	operatorHosts  []string
+	typed          typedServers
 }
+
+// typedServers are servers and wallet address as an operator typed them, before anything is discovered.
+type typedServers struct{ walletAddress, authServer, resourceServer string }
 
 func parseGrantParams(d *framework.FieldData) (p grantParams, err error) {
 	if given(d, "access") {
@@ -56,6 +60,7 @@ func parseGrantParams(d *framework.FieldData) (p grantParams, err error) {
 		}
 	}
 	p.operatorHosts = authserver.HostsOf(p.walletAddress, p.authServer, p.resourceServer)
+	p.typed = typedServers{p.walletAddress, p.authServer, p.resourceServer}
 	return p, nil
 }
 
@@ -110,7 +115,17 @@ func (p grantParams) source() source {
 	return source{
 		Requested: p.access, AuthServer: p.authServer, AuthOrigin: uri.OriginOf(p.authServer),
 		WalletAddress: p.walletAddress, ResourceServer: p.resourceServer, OperatorHosts: p.operatorHosts,
+		TypedWalletAddress: p.typed.walletAddress, TypedAuthServer: p.typed.authServer,
+		TypedResourceServer: p.typed.resourceServer,
 	}
+}
+
+// names reports whether the servers of a request are those of a stored grant or role: as they were
+// typed, or as they are read. What the request leaves out is not compared.
+func (s source) names(typed typedServers) bool {
+	is := func(given string, known ...string) bool { return given == "" || slices.Contains(known, given) }
+	return is(typed.walletAddress, s.TypedWalletAddress, s.WalletAddress) &&
+		is(typed.authServer, s.TypedAuthServer, s.AuthServer)
 }
 
 // warn warns of what whoever wrote the rights may not expect of them.

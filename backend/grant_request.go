@@ -26,6 +26,11 @@ func (b *Backend) askGrant(
 	if err != nil {
 		return nil, err
 	}
+	if !value[bool](d, "ask_again") {
+		if g, done, err := b.repeatAsk(ctx, req.Storage, d, name, params, resp); err != nil || done {
+			return g, err
+		}
+	}
 	a, err := b.beginRequest(ctx, req, d, name, params)
 	if err != nil {
 		return nil, err
@@ -91,6 +96,7 @@ func (l *grantLock) prepareRequest(
 	}
 	next.source, next.Access = params.source(), params.access
 	next.Status, next.Manage, next.Token, next.Continue = statusActive, "", "", authserver.Continuation{}
+	next.Imported = false
 	next.begin(causeAsk, l.b.clock.Now())
 	if err := a.storeRequest(ctx); err != nil {
 		a.place.Leave()

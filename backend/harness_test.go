@@ -112,7 +112,9 @@ func (r *rig) clientFields() map[string]any {
 
 func (r *rig) ask(name string) *logical.Response {
 	r.Helper()
-	return r.ok(logical.UpdateOperation, "grants/"+name, map[string]any{"wallet_address": r.sandbox.WalletAddress("shop"), "access": incomingAccess})
+	return r.ok(logical.UpdateOperation, "grants/"+name, map[string]any{
+		"wallet_address": r.sandbox.WalletAddress("shop"), "access": incomingAccess, "ask_again": true,
+	})
 }
 
 // imported writes what another grant holds as an import under name, and forgets the other: to the

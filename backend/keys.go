@@ -141,6 +141,7 @@ func (b *Backend) activate(ctx context.Context, s logical.Storage, c *config, k 
 		return err
 	}
 	next := *c
+	next.rememberReplacedKey()
 	next.KeyID, next.PrivateKey, next.KeyCreatedAt, next.KeyChangedAt = k.KeyID, k.PrivateKey, k.CreatedAt, now
 	err := next.store(ctx, s)
 	b.clientChanged()

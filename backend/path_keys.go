@@ -225,8 +225,14 @@ func (b *Backend) pendingOrNewKey(ctx context.Context, s logical.Storage, d *fra
 		return nil, err
 	}
 	k := pendingKey(keys)
-	if k == nil {
+	id := value[string](d, "key_id")
+	switch {
+	case id != "" && id == c.KeyID: // it was replaced already
+		return c.activeKey(), nil
+	case k == nil:
 		return b.generateKey(ctx, s, c, keys, d)
+	case id == k.KeyID:
+		return k, nil
 	}
 	if given(d, "key_id") || given(d, "retire_after") || given(d, "activate_after") {
 		return nil, userErrorf("key_id: the key %q is pending already; publish it, or use it with force=true, "+

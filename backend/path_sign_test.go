@@ -16,6 +16,8 @@ import (
 
 	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/authserver"
 )
 
 // received is what an application has got: a token, and where it is good.
@@ -326,7 +328,11 @@ func TestSignWithTheCurrentKey(t *testing.T) {
 	if id := keyID(); id != "key-2" {
 		t.Errorf("signed as %q after the key was replaced", id)
 	}
-	r.ok(logical.UpdateOperation, "config", map[string]any{"key_id": "key-3", "private_key": r.key, "verify": false})
+	another, err := authserver.NewPrivateKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.ok(logical.UpdateOperation, "config", map[string]any{"key_id": "key-3", "private_key": another, "verify": false})
 	if id := keyID(); id != "key-3" {
 		t.Errorf("signed as %q after config was written", id)
 	}

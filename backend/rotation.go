@@ -265,16 +265,25 @@ func (a *attempt) checkKeyPublished(ctx context.Context) error {
 			"the server rejected the token, and whether the client's key is published cannot be told: %s; try again later", err))
 	}
 	if !published {
-		return keyNotPublished(ctx, a.client.Identity)
+		return a.keyError(ctx)
 	}
 	return nil
+}
+
+// keyError says that the client's key is not published, and what becomes of the grant if there is one.
+func (a *attempt) keyError(ctx context.Context) error {
+	err := keyNotPublished(ctx, a.client.Identity)
+	if a.grant.Token != "" || a.former != nil {
+		return userErrorf("%s; the grant is kept", err)
+	}
+	return err
 }
 
 // keyMissing returns an error if the client's key set can be fetched and lacks the key; nil where
 // that is not so, or cannot be told.
 func (a *attempt) keyMissing(ctx context.Context) error {
 	if published, err := a.client.KeyPublished(ctx); err == nil && !published {
-		return keyNotPublished(ctx, a.client.Identity)
+		return a.keyError(ctx)
 	}
 	return nil
 }
