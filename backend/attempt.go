@@ -57,6 +57,9 @@ func (l *grantLock) newAttempt(
 	return &attempt{lock: l, grant: g, config: c, client: client, place: place, cause: why}, nil
 }
 
+// leave gives back whatever place the attempt has by then.
+func (a *attempt) leave() { a.place.Leave() }
+
 // verdict is what an outcome means for repeating a request.
 type verdict int
 

@@ -85,7 +85,7 @@ func (b *Backend) continueOnce(
 	if err != nil {
 		return nil, again, err
 	}
-	defer a.place.Leave()
+	defer a.leave()
 	ctx = context.WithoutCancel(ctx) // 4. detach
 	if why := cannotContinue(g.Pending, c, r, now); why != "" {
 		return nil, again, a.endInteraction(ctx, why)
@@ -132,7 +132,7 @@ func (l *grantLock) endExpired(ctx context.Context, g *grant, c *config) error {
 	if err != nil {
 		return err
 	}
-	defer a.place.Leave()
+	defer a.leave()
 	return a.endInteraction(context.WithoutCancel(ctx), tooLate)
 }
 

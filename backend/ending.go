@@ -80,11 +80,11 @@ func (b *Backend) end(ctx context.Context, c *config, e ending) error {
 }
 
 // endNow ends a grant, waiting for a place at its server.
-func (b *Backend) endNow(ctx context.Context, c *config, e ending) error {
+func (b *Backend) endNow(ctx context.Context, c *config, e ending, background bool) error {
 	if e.url() == "" {
 		return nil
 	}
-	place, err := b.enter(ctx, c, e.origin(), false)
+	place, err := b.enter(ctx, c, e.origin(), background)
 	if err != nil {
 		return err
 	}
@@ -196,7 +196,7 @@ func (a *attempt) endHere(ctx context.Context, e ending) error {
 		return a.lock.b.end(ctx, a.config, e)
 	}
 	a.place.Leave()
-	return a.lock.b.endNow(ctx, a.config, e)
+	return a.lock.b.endNow(ctx, a.config, e, false)
 }
 
 // warnFormers tells who asked that a former grant still lives.

@@ -45,22 +45,11 @@ func (b *Backend) importGrant(
 	if err != nil {
 		return nil, err
 	}
+	token.SentAt = b.clock.Now()
 	g := b.nextGrant(former, c)
-	if err := g.Settings.apply(d); err != nil {
+	if err := g.takeImport(former, d, params, token); err != nil {
 		return nil, err
 	}
-	if params.access == nil {
-		params.access = g.Requested
-	} else {
-		g.Access = params.access
-	}
-	g.source = params.source()
-	g.AuthOrigin = uri.OriginOf(token.Manage)
-	g.Interactive, g.Continue, g.Pending = value[bool](d, "interactive"), authserver.Continuation{}, nil
-	token.SentAt = b.clock.Now()
-	g.accept(token, causeImport)
-	g.rememberImport(token)
-	g.rememberReplaced(former, token.SentAt)
 	if err := l.storeImported(ctx, c, former, g); err != nil {
 		return nil, err
 	}
@@ -74,6 +63,25 @@ func (b *Backend) importGrant(
 		g.warn(resp)
 	}
 	return g, nil
+}
+
+// takeImport makes of a grant the one that is imported in the place of former (nil: none).
+func (g *grant) takeImport(former *grant, d *framework.FieldData, params grantParams, token authserver.TokenIssued) error {
+	if err := g.Settings.apply(d); err != nil {
+		return err
+	}
+	if params.access == nil {
+		params.access = g.Requested
+	} else {
+		g.Access = params.access
+	}
+	g.source = params.source()
+	g.AuthOrigin = uri.OriginOf(token.Manage)
+	g.Interactive, g.Continue, g.Pending = value[bool](d, "interactive"), authserver.Continuation{}, nil
+	g.accept(token, causeImport)
+	g.rememberImport(token)
+	g.rememberReplaced(former, token.SentAt)
+	return nil
 }
 
 // repeatImport changes the settings of a grant that was imported with this token before, and reports

@@ -36,7 +36,7 @@ func (b *Backend) askGrant(
 		return nil, err
 	}
 	defer a.lock.release()
-	defer func() { a.place.Leave() }()
+	defer a.leave()
 	g, err := a.request(context.WithoutCancel(ctx), resp)
 	if err == nil {
 		a.grant.warn(resp)

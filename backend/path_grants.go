@@ -281,7 +281,7 @@ func (l *grantLock) endGrant(ctx context.Context, g *grant) error {
 		}
 	}
 	for _, e := range g.endings() {
-		if err := l.b.endNow(ctx, c, e); err != nil {
+		if err := l.b.endNow(ctx, c, e, false); err != nil {
 			return err
 		}
 	}

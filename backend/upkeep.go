@@ -317,7 +317,7 @@ func (l *grantLock) endFormers(ctx context.Context, g *grant) error {
 	next.Formers = nil
 	for _, e := range g.Formers {
 		if now := l.b.clock.Now(); !e.TryAt.After(now) {
-			err := l.b.endNow(ctx, c, e)
+			err := l.b.endNow(ctx, c, e, true)
 			if err == nil {
 				l.b.Logger().Info("a former grant is cancelled", "grant", l.name, "auth_server", e.AuthOrigin)
 				continue
