@@ -276,10 +276,10 @@ func TestResultOfARedirect(t *testing.T) {
 		words    string
 		ended    bool
 	}{
-		"declined, with a state": {statefulURI, declining, 400, "declined", true},
+		"declined, with a state":    {statefulURI, declining, 400, "declined", true},
 		"declined, hash of its own": {statefulURI + "&hash=its-own&interact_ref=x", declining, 400, "declined", true},
-		"declined, no state":     {finishURI, declining, 200, "the owner declined", false},
-		"declined, a short state": {"https://shop.example/back?state=1234567", declining, 200, "the owner declined", false},
+		"declined, no state":        {finishURI, declining, 200, "the owner declined", false},
+		"declined, a short state":   {"https://shop.example/back?state=1234567", declining, 200, "the owner declined", false},
 		"forged, without the state": {statefulURI, func(*rig, string) string {
 			return "https://shop.example/back?" + rejected
 		}, 400, "finish_uri", false},
@@ -524,7 +524,7 @@ func TestUnusableOffers(t *testing.T) {
 		cancelled int
 	}{
 		"no continue/":         {replace("/continue/", "/grants/"), "continue/", 0},
-		"foreign":              {replace("127.0.0.1", "localhost"), "allowed_auth_servers", 0},
+		"foreign":              {replace(`"uri":"http://127.0.0.1`, `"uri":"http://localhost`), "allowed_auth_servers", 0},
 		"no URL":               {member("continue", "uri", "continue/1"), "continu", 0},
 		"with a fragment":      {member("continue", "uri", "https://auth.example/continue/1#x"), "continu", 0},
 		"no token":             {member("continue", "access_token", map[string]string{"value": ""}), "continu", 0},

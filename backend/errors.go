@@ -100,6 +100,18 @@ func noRole(ctx context.Context, name string) error {
 }
 
 func lostError(ctx context.Context, g *grant, name string) error {
+	if g.Pending != nil {
+		at := mountPath(ctx, grantsPrefix+name)
+		return userErrorf(
+			"grant %q is lost since %s (%s), and its owner is being asked for another one: the owner opens the "+
+				"interact_url that a read of %s returns, then write %s/continue",
+			name,
+			g.Lost.At.UTC().Format(time.RFC3339),
+			g.Lost.Cause,
+			at,
+			at,
+		)
+	}
 	return userErrorf(
 		"grant %q is lost since %s (%s): its owner has to be asked again; "+
 			"write access, or a new grant's access_token and manage_url, to %s, or try the server once more with %s",
