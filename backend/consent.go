@@ -205,8 +205,9 @@ func hintOf(result string) string {
 	if !known {
 		says = "there is no consent"
 	}
-	return "the redirect says that " + says + ", which is no proof, because anybody may write such a URL: nothing was " +
-		"ended, and a redirect with interact_ref and hash still counts; to give up, write access again or delete the grant"
+	return "the redirect says that " + says + ", which is no proof, because anybody may write such a URL: nothing " +
+		"was ended, and a redirect with interact_ref and hash still counts; to give up, write access again or " +
+		"delete the grant"
 }
 
 // hashMatches reports whether the hash proves that a reference comes from the authorization server

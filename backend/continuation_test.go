@@ -502,8 +502,8 @@ func TestLostWhileItsSuccessorIsPending(t *testing.T) {
 
 // What could not be used later is refused before the owner is asked.
 func TestUnusableOffers(t *testing.T) {
-	replace := func(old, new string) func(string, *rig) string {
-		return func(body string, _ *rig) string { return strings.Replace(body, old, new, 1) }
+	replace := func(from, to string) func(string, *rig) string {
+		return func(body string, _ *rig) string { return strings.Replace(body, from, to, 1) }
 	}
 	member := func(object, name string, value any) func(string, *rig) string {
 		return func(body string, r *rig) string {

@@ -38,8 +38,8 @@ var grantFields = withSettings(settingsFields, map[string]*framework.FieldSchema
 	"finish_uri": stringField(
 		"Finish URI",
 		"Asking, where the owner's consent is needed: the URL that the owner's browser is sent to afterwards, "+
-			"https or an application's own scheme (com.example.app:/back). A random parameter in it, such as state, makes "+
-			"a refusal known for sure. Left out: poll with a write to continue.",
+			"https or an application's own scheme (com.example.app:/back). With a random parameter of its own, such as "+
+			"state, a redirect can prove that the owner declined. Left out: poll with a write to continue.",
 	),
 	"access_token": secretField("Access token", "Import: the current access token."),
 	"manage_url":   secretField("Manage URL", "Import: the URL at which the token is rotated."),
@@ -73,13 +73,16 @@ var grantResponse = withSettings(settingsResponse, map[string]*framework.FieldSc
 	"status": {Type: framework.TypeString, Required: true, Description: "active, pending or lost."},
 	"interact_url": {
 		Type:        framework.TypeString,
-		Description: "What the owner opens who is being asked: for a pending grant, or for one in the place of this one.",
+		Description: "What the owner opens to decide: of a pending grant, or of the one that is to replace this one.",
 	},
 	"pending_until": {
 		Type:        framework.TypeString,
-		Description: "Pending: until when the owner is waited for (RFC 3339). A consent that is handed in later counts.",
+		Description: "Pending: until when the owner is waited for (RFC 3339). A later consent counts all the same.",
 	},
-	"next": {Type: framework.TypeString, Description: "Pending: what to do next, or what a redirect that proves nothing says."},
+	"next": {
+		Type:        framework.TypeString,
+		Description: "Pending: what to do next, or what a redirect says that proves nothing.",
+	},
 	"interactive": {
 		Type:        framework.TypeBool,
 		Required:    true,

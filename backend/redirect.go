@@ -19,8 +19,8 @@ import (
 // notForBrowsers are schemes that no application has: a browser runs them, shows a file or text of
 // somebody's choice, or cannot be sent there.
 var notForBrowsers = []string{
-	"about", "blob", "chrome", "data", "file", "filesystem", "ftp", "jar", "javascript", "mailto", "resource", "vbscript",
-	"view-source", "ws", "wss",
+	"about", "blob", "chrome", "data", "file", "filesystem", "ftp", "jar", "javascript", "mailto", "resource",
+	"vbscript", "view-source", "ws", "wss",
 }
 
 // parseFinishURI reads the URI that the owner's browser is sent to: https, http to a loopback host,
@@ -141,8 +141,8 @@ func (l landing) hasState() bool {
 }
 
 const (
-	stateLength  = 16
-	stateLetters = 8
+	stateLength     = 16
+	stateCharacters = 8 // different ones
 )
 
 var stateRegexp = regexp.MustCompile(`^[A-Za-z0-9._~+/=-]+$`)
@@ -163,5 +163,6 @@ func unguessable(value string) bool {
 			kinds[2] = true
 		}
 	}
-	return len(value) >= stateLength && len(different) >= stateLetters && len(kinds) >= 2 && stateRegexp.MatchString(value)
+	return len(value) >= stateLength && len(different) >= stateCharacters && len(kinds) >= 2 &&
+		stateRegexp.MatchString(value)
 }
