@@ -107,6 +107,12 @@ func (e lostGrantError) Error() string { return e.text.Error() }
 func (e lostGrantError) Unwrap() error { return e.text }
 
 func lostError(ctx context.Context, g *grant, name string) error {
+	if g.Pending != nil {
+		at := mountPath(ctx, grantsPrefix+name)
+		return lostGrantError{userErrorf("grant %q is lost since %s (%s), and its owner is being asked for another one: "+
+			"the owner opens the interact_url that a read of %s returns, then write %s/continue",
+			name, g.Lost.At.UTC().Format(time.RFC3339), g.Lost.Cause, at, at)}
+	}
 	return lostGrantError{userErrorf(
 		"grant %q is lost since %s (%s): its owner has to be asked again; "+
 			"write access, or a new grant's access_token and manage_url, to %s, or try the server once more with %s",

@@ -88,7 +88,7 @@ type intent struct {
 	Generation int       `json:"generation"` // being attempted
 	At         time.Time `json:"at"`
 	Cause      cause     `json:"cause"`
-	Ref        string    `json:"ref,omitempty"` // interaction reference that is being sent
+	Ref        string    `json:"ref,omitempty"` // read only, see adoptReference
 }
 
 // replaced is the token that an import has replaced, which leases may still hold.
@@ -239,6 +239,7 @@ func loadGrant(ctx context.Context, s logical.Storage, name string) (*grant, err
 		return nil, fmt.Errorf("the stored grant %q was written by a newer version of the engine (layout %d)%w",
 			name, g.Version, errUnreadable)
 	}
+	g.adoptReference()
 	return &g, nil
 }
 

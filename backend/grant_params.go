@@ -48,10 +48,7 @@ func parseGrantParams(d *framework.FieldData) (p grantParams, err error) {
 		{"wallet_address", &p.walletAddress, authserver.ParseWalletAddress},
 		{"auth_server", &p.authServer, authserver.ParseEndpoint},
 		{"resource_server", &p.resourceServer, authserver.ParseResourceServer},
-		{"finish_uri", &p.finishURI, func(s string) (string, error) {
-			_, err := authserver.ParseURL(s)
-			return s, err
-		}},
+		{"finish_uri", &p.finishURI, parseFinishURI},
 	} {
 		if given(d, field.name) {
 			if *field.to, err = field.parse(value[string](d, field.name)); err != nil {

@@ -213,7 +213,11 @@ func (r *rig) noSecretIn(what, text string) {
 		if err != nil {
 			continue
 		}
-		for _, secret := range []string{g.Token, g.Manage, g.Continue.URL, g.Continue.Token} {
+		secrets := []string{g.Token, g.Manage, g.Continue.URL, g.Continue.Token}
+		if p := g.Pending; p != nil {
+			secrets = append(secrets, p.Ref, p.ClientNonce, p.ServerNonce, p.Continue.URL, p.Continue.Token)
+		}
+		for _, secret := range secrets {
 			if secret != "" && strings.Contains(text, secret) {
 				r.Errorf("%s holds a secret of grant %s", what, name)
 			}

@@ -50,7 +50,7 @@ func nextTask(g *grant, now time.Time) (next task, at time.Time) {
 	for _, other := range []struct {
 		task task
 		due  time.Time
-	}{{taskEndFormers, formersDue(g)}, {taskInteraction, interactionDue(g)}, {taskRecover, recoverDue(g, now)}} {
+	}{{taskEndFormers, formersDue(g)}, {taskInteraction, interactionDue(g, now)}, {taskRecover, recoverDue(g, now)}} {
 		if !other.due.IsZero() && (at.IsZero() || other.due.Before(at)) {
 			next, at = other.task, other.due
 		}
