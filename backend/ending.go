@@ -202,7 +202,8 @@ func (a *attempt) endHere(ctx context.Context, e ending) error {
 // warnFormers tells who asked that a former grant still lives.
 func warnFormers(resp *logical.Response, err error) {
 	if err != nil {
-		resp.AddWarning("the former grant could not be cancelled yet at the authorization server, and its limits may " +
+		resp.AddWarning("the former grant could not be cancelled yet at the authorization server, and its limits " +
+			"may " +
 			"count alongside the new one's; it is tried again in the background: " + err.Error())
 	}
 }

@@ -70,7 +70,8 @@ var (
 	// forwarded to another node, which would begin the rotation anew.
 	errUnsaved = errors.New("the authorization server has answered, but the answer could not be stored yet; " +
 		"it is kept in memory: try again")
-	errStorage = errors.New("the grant could not be read from storage or written to it during its rotation: try again")
+	errStorage = errors.New("the grant could not be read from storage or written to it during its rotation: try " +
+		"again")
 )
 
 type mountKey struct{}
@@ -109,9 +110,11 @@ func (e lostGrantError) Unwrap() error { return e.text }
 func lostError(ctx context.Context, g *grant, name string) error {
 	if g.Pending != nil {
 		at := mountPath(ctx, grantsPrefix+name)
-		return lostGrantError{userErrorf("grant %q is lost since %s (%s), and its owner is being asked for another one: "+
-			"the owner opens the interact_url that a read of %s returns, then write %s/continue",
-			name, g.Lost.At.UTC().Format(time.RFC3339), g.Lost.Cause, at, at)}
+		return lostGrantError{
+			userErrorf("grant %q is lost since %s (%s), and its owner is being asked for another one: "+
+				"the owner opens the interact_url that a read of %s returns, then write %s/continue",
+				name, g.Lost.At.UTC().Format(time.RFC3339), g.Lost.Cause, at, at),
+		}
 	}
 	return lostGrantError{userErrorf(
 		"grant %q is lost since %s (%s): its owner has to be asked again; "+

@@ -38,7 +38,8 @@ var grantFields = withSettings(settingsFields, map[string]*framework.FieldSchema
 	"finish_uri": stringField(
 		"Finish URI",
 		"Asking, where the owner's consent is needed: the URL that the owner's browser is sent to afterwards, "+
-			"https or an application's own scheme (com.example.app:/back). With a random parameter of its own, such as "+
+			"https or an application's own scheme (com.example.app:/back). With a random parameter of its own, "+
+			"such as "+
 			"state, a redirect can prove that the owner declined. Left out: poll with a write to continue.",
 	),
 	"access_token": secretField("Access token", "Import: the current access token."),
@@ -63,7 +64,8 @@ var grantFields = withSettings(settingsFields, map[string]*framework.FieldSchema
 	},
 	"ask_again": {
 		Type: framework.TypeBool,
-		Description: "Asking: ask anew, and cancel the grant that is stored. Left out: a write that asks for what the grant " +
+		Description: "Asking: ask anew, and cancel the grant that is stored. Left out: a write that asks for what " +
+			"the grant " +
 			"has, or what its owner is being asked for, only changes settings.",
 		DisplayAttrs: &framework.DisplayAttributes{Name: "Ask again"},
 	},

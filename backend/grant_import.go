@@ -55,7 +55,8 @@ func (b *Backend) importGrant(
 	}
 	if len(g.Formers) > 0 {
 		if err := l.endFormers(context.WithoutCancel(ctx), g); err != nil {
-			b.Logger().Warn("what an owner was being asked for is cancelled in the background", "grant", name, "error", err)
+			b.Logger().
+				Warn("what an owner was being asked for is cancelled in the background", "grant", name, "error", err)
 		}
 	}
 	warnReplaced(former, resp)
@@ -66,7 +67,9 @@ func (b *Backend) importGrant(
 }
 
 // takeImport makes of a grant the one that is imported in the place of former (nil: none).
-func (g *grant) takeImport(former *grant, d *framework.FieldData, params grantParams, token authserver.TokenIssued) error {
+func (g *grant) takeImport(
+	former *grant, d *framework.FieldData, params grantParams, token authserver.TokenIssued,
+) error {
 	if err := g.Settings.apply(d); err != nil {
 		return err
 	}
@@ -98,7 +101,9 @@ func (b *Backend) repeatImport(
 	if g, err = l.load(ctx); err != nil || !g.repeatsImport(token) {
 		return nil, false, err
 	}
-	resp.AddWarning("the grant was imported with this token before: only settings changed; a new import takes a new token")
+	resp.AddWarning(
+		"the grant was imported with this token before: only settings changed; a new import takes a new token",
+	)
 	return g, true, l.applySettings(ctx, g, d)
 }
 

@@ -255,7 +255,12 @@ func (i *issuance) confirm(ctx, caller context.Context) error {
 		return err
 	}
 	system := a.lock.b.System()
-	i.ttl = grantedTTL(a.grant, a.lock.b.clock.Now(), leaseLimit(a.grant, system.MaxLeaseTTL()), system.DefaultLeaseTTL())
+	i.ttl = grantedTTL(
+		a.grant,
+		a.lock.b.clock.Now(),
+		leaseLimit(a.grant, system.MaxLeaseTTL()),
+		system.DefaultLeaseTTL(),
+	)
 	if i.ttl < minLease {
 		return logical.CodedError(http.StatusBadGateway, tooShort(a.grant).Error())
 	}

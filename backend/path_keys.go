@@ -83,7 +83,8 @@ func (b *Backend) pathKeysRotate() *framework.Path {
 			"activate_after": {
 				Type:    framework.TypeDurationSecond,
 				Default: int(defaultActivateAfter / time.Second),
-				Description: "How long the new key must have been seen in the client's jwks.json before it is used: longer " +
+				Description: "How long the new key must have been seen in the client's jwks.json before it is " +
+					"used: longer " +
 					"than servers keep their copy of it.",
 				DisplayAttrs: &framework.DisplayAttributes{Name: "Activate after"},
 			},
@@ -200,8 +201,11 @@ func (b *Backend) rotateKey(
 		return nil, err
 	}
 	if now := pendingKey(keys); now != nil && !now.SeenAt.IsZero() {
-		resp.AddWarning(fmt.Sprintf("the key is published, and signs from %s on if it stays so: servers that keep a copy "+
-			"of the key set have it by then (activate_after)", now.SeenAt.Add(now.ActivateAfter).UTC().Format(time.RFC3339)))
+		resp.AddWarning(
+			fmt.Sprintf("the key is published, and signs from %s on if it stays so: servers that keep a copy "+
+				"of the key set have it by then "+
+				"(activate_after)", now.SeenAt.Add(now.ActivateAfter).UTC().Format(time.RFC3339)),
+		)
 		return resp, nil
 	}
 	resp.AddWarning("publish public_key in " + c.WalletAddress + "/jwks.json, alongside the keys that are there: " +

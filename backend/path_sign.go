@@ -70,7 +70,8 @@ func (b *Backend) pathSign() *framework.Path {
 			"access_token": token,
 			"method":       text("Method", "GET or POST."),
 			"url":          text("URL", "The whole URL that the request will be sent to, query included."),
-			"body":         text("Body", "The body, for operations that have one: its JSON text, or the JSON object."),
+			"body": text("Body", "The body, for operations that have one: its JSON text, or the JSON "+
+				"object."),
 			batchField: {
 				Type: framework.TypeSlice,
 				Description: "Up to 250 requests: objects with access_token, method, url, body and reference, as " +

@@ -77,8 +77,10 @@ func (b *Backend) repeatAsk(
 		return nil, false, err
 	}
 	if g.Pending != nil {
-		resp.AddWarning("the owner is being asked for these rights already: nothing was asked again, and only settings " +
-			"changed; ask_again=true asks anew")
+		resp.AddWarning(
+			"the owner is being asked for these rights already: nothing was asked again, and only settings " +
+				"changed; ask_again=true asks anew",
+		)
 	} else {
 		resp.AddWarning("the grant has these rights already: nothing was asked again, and only settings changed; " +
 			"ask_again=true asks anew")

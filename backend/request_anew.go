@@ -33,12 +33,17 @@ func (a *attempt) requestAnew(ctx context.Context, doubtful error) (*grant, erro
 	}
 	if wait := a.grant.AskedAt.Add(askInterval).Sub(now); wait > 0 && wait <= askInterval {
 		return nil, a.fail(ctx, logical.CodedError(http.StatusBadGateway, fmt.Sprintf(
-			"the authorization server %s rejects the token, and was asked for a new grant less than a minute ago; try again in %s",
-			a.grant.AuthOrigin, wait.Round(time.Second))))
+			"the authorization server %s rejects the token, and was asked for a new grant less than a minute ago; "+
+				"try again in %s",
+			a.grant.AuthOrigin,
+			wait.Round(time.Second),
+		)))
 	}
 	if !a.moveTo(ctx, uri.OriginOf(a.grant.AuthServer)) {
 		return nil, a.fail(ctx, logical.CodedError(http.StatusBadGateway, fmt.Sprintf(
-			"the authorization server %s rejects the token, and is too busy to be asked for a new grant; try again", a.grant.AuthOrigin)))
+			"the authorization server %s rejects the token, and is too busy to be asked for a new grant; try again",
+			a.grant.AuthOrigin,
+		)))
 	}
 	a.grant.AskedAt = now
 	former := a.grant.ending()
@@ -90,7 +95,9 @@ func (a *attempt) moveTo(ctx context.Context, origin string) bool {
 func (a *attempt) endOffer(ctx context.Context, offer authserver.ConsentRequired) {
 	e := ending{AuthOrigin: a.grant.AuthOrigin, OperatorHosts: a.grant.OperatorHosts, Continue: offer.Continue}
 	if err := a.lock.b.end(ctx, a.config, e); err != nil {
-		a.lock.b.Logger().Warn("a grant that needs its owner's consent could not be cancelled; it expires", "grant", a.lock.name, "error", err)
+		a.lock.b.Logger().
+			Warn("a grant that needs its owner's consent could not be cancelled; it "+
+				"expires", "grant", a.lock.name, "error", err)
 	}
 }
 

@@ -84,8 +84,12 @@ func checkRotatable(ctx context.Context, g *grant, c *config, why cause, name st
 	case g.Status == statusLost && (why != causeRotate && why != causeRecover || g.Manage == ""):
 		return lostError(ctx, g, name)
 	case g.unmanaged(now):
-		return userErrorf("the authorization server named no manage URL with the current token of grant %q, so that it "+
-			"can be neither rotated nor revoked before it expires at %s", name, g.ExpiresAt.UTC().Format(time.RFC3339))
+		return userErrorf(
+			"the authorization server named no manage URL with the current token of grant %q, so that it "+
+				"can be neither rotated nor revoked before it expires at %s",
+			name,
+			g.ExpiresAt.UTC().Format(time.RFC3339),
+		)
 	}
 	return checkManageURL(ctx, g, c, fmt.Sprintf("grant %q", name))
 }
@@ -100,7 +104,8 @@ func checkManageURL(ctx context.Context, g *grant, c *config, what string) error
 		return nil // it has nothing to rotate, and is requested anew
 	case !c.identity().SameOrigin(g.Manage, g.AuthOrigin):
 		return userErrorf("the manage URL of %s is on %q, not on its authorization server %s: if that is right, "+
-			"add it to allowed_auth_servers in %s", what, uri.OriginOf(g.Manage), g.AuthOrigin, mountPath(ctx, configKey))
+			"add it to allowed_auth_servers in "+
+			"%s", what, uri.OriginOf(g.Manage), g.AuthOrigin, mountPath(ctx, configKey))
 	case !strings.Contains(g.Manage, "token/"):
 		return userErrorf("the manage URL that the authorization server gave for %s has no token/ in its path, "+
 			"which Open Payments requires", what)
@@ -112,7 +117,10 @@ func checkManageURL(ctx context.Context, g *grant, c *config, what string) error
 func (a *attempt) rotate(ctx context.Context) (*grant, error) {
 	switch {
 	case a.grant.Manage == "" && a.grant.Interactive:
-		return nil, a.lose(ctx, "its token has expired, and the authorization server named no manage URL to rotate it at")
+		return nil, a.lose(
+			ctx,
+			"its token has expired, and the authorization server named no manage URL to rotate it at",
+		)
 	case a.grant.Manage == "":
 		return a.requestAnew(ctx, nil)
 	}
@@ -181,9 +189,11 @@ func (a *attempt) retireKey(ctx context.Context) (verdict, error) {
 		return recheck, nil
 	}
 	return settled, logical.CodedError(http.StatusBadGateway, fmt.Sprintf(
-		"the authorization server %s rejects the token, but the client's key has changed less than an hour ago, and the "+
+		"the authorization server %s rejects the token, but the client's key has changed less than an hour ago, "+
+			"and the "+
 			"server may still check signatures with an older copy of the key set; the grant is kept: try again later",
-		a.place.Origin()))
+		a.place.Origin(),
+	))
 }
 
 // useRetiringKey has the attempt sign with the key that was in use before, once, if there is one that
@@ -206,14 +216,18 @@ func (a *attempt) rotationFailed(ctx context.Context, out authserver.Outcome, er
 	if !failed || !f.RotationRefused() {
 		return a.fail(ctx, err)
 	}
-	if a.grant.Interactive && a.cause != causeRevoke && a.grant.doubtIsOver(a.lock.b.clock.Now(), a.rotatedSince(a.grant.Doubt.Since)) {
+	if a.grant.Interactive && a.cause != causeRevoke &&
+		a.grant.doubtIsOver(a.lock.b.clock.Now(), a.rotatedSince(a.grant.Doubt.Since)) {
 		return a.lose(ctx, "the authorization server has answered every rotation with invalid_rotation since "+
 			a.grant.Doubt.Since.UTC().Format(time.RFC3339))
 	}
 	return a.fail(ctx, logical.CodedError(http.StatusBadGateway, fmt.Sprintf(
-		"the authorization server %s cannot rotate the token now, which it also says while its database is in trouble; "+
-			"the grant is kept: try again later, or have its owner asked again with a write of access and ask_again=true",
-		f)))
+		"the authorization server %s cannot rotate the token now, which it also says while its database is in "+
+			"trouble; "+
+			"the grant is kept: try again later, or have its owner asked again with a write of access and "+
+			"ask_again=true",
+		f,
+	)))
 }
 
 const (
@@ -259,7 +273,10 @@ func (a *attempt) checkKeyPublished(ctx context.Context) error {
 	published, err := a.client.KeyPublished(ctx)
 	if err != nil {
 		return logical.CodedError(http.StatusBadGateway, fmt.Sprintf(
-			"the server rejected the token, and whether the client's key is published cannot be told: %s; try again later", err))
+			"the server rejected the token, and whether the client's key is published cannot be told: %s; try "+
+				"again later",
+			err,
+		))
 	}
 	if !published {
 		return a.keyError(ctx)

@@ -338,7 +338,7 @@ func TestWriteThatSucceedsAndReportsAnError(t *testing.T) {
 		"a grant's":           {2, func(r *rig) *logical.Response { r.ask("g"); return r.read("g") }},
 		"what the owner has consented to": {2, func(r *rig) *logical.Response {
 			redirect := r.decided(r.asked("g", finishURI), true)
-			r.storage.failAfterPut(2, "g")
+			r.storage.failAfterPut(3, "g") // after the reference and the intent
 			r.ok(logical.UpdateOperation, "grants/g/continue", map[string]any{"redirect": redirect})
 			return r.read("g")
 		}},

@@ -217,7 +217,9 @@ func (b *Backend) upkeepSlot(ctx context.Context, s logical.Storage, key, name s
 		l.release()
 	}
 	if err != nil && !errors.Is(err, logical.ErrReadOnly) {
-		b.Logger().Warn("the background work on a grant could not be done; it is tried again in a minute", "grant", name, "error", err)
+		b.Logger().
+			Warn("the background work on a grant could not be done; it is tried again in a "+
+				"minute", "grant", name, "error", err)
 	}
 }
 
