@@ -314,7 +314,7 @@ func TestAnswerThatStops(t *testing.T) {
 
 // Answers are asked for as they are, on every request, and requests are signed all the same.
 func TestAcceptEncoding(t *testing.T) {
-	w := &wire{text: withLength("", `{"authServer":"https://a.example"}`)}
+	w := &wire{text: withLength("Connection: close\r\n", `{"authServer":"https://a.example"}`)}
 	c, server := w.start(t)
 	_ = c.Rotate(context.Background(), server+"/token/1", "t")
 	_ = c.RequestGrant(context.Background(), server+"/", json.RawMessage(`[]`), nil)
@@ -337,7 +337,7 @@ func TestAcceptEncoding(t *testing.T) {
 // A document that is cut off is not a document, and a key set that is does not lack a key.
 func TestDocumentsThatAreCutOff(t *testing.T) {
 	for _, body := range []string{`{"id":"x","authServer":"https://a.example","reso`, `{"keys":[{"kid":"another"},`} {
-		c, server := (&wire{text: response("Content-Length: 200\r\n", body)}).start(t)
+		c, server := (&wire{text: response("Connection: close\r\nContent-Length: 200\r\n", body)}).start(t)
 		_, walletErr := c.Wallet(context.Background(), server+"/client")
 		published, keysErr := c.KeyPublished(context.Background())
 		for _, err := range []error{walletErr, keysErr} {

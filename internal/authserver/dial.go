@@ -145,6 +145,10 @@ func certificates(pem string) *x509.CertPool {
 	return pool
 }
 
+// maxIdlePerHost is how many connections to a host are kept: enough for those that are in use at
+// once, since each request in flight has one of its own.
+const maxIdlePerHost = 16
+
 func newTransport(r reach, pool *x509.CertPool) *http.Transport {
 	dialer := &net.Dialer{Timeout: 10 * time.Second, Control: r.control}
 	return &http.Transport{
@@ -157,6 +161,7 @@ func newTransport(r reach, pool *x509.CertPool) *http.Transport {
 		// HTTP/1.1 only: all requests to an origin share one HTTP/2 connection, and if that goes silent
 		// none of the origin's grants gets an answer.
 		TLSNextProto:           map[string]func(string, *tls.Conn) http.RoundTripper{},
+		MaxIdleConnsPerHost:    maxIdlePerHost,
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: 64 << 10,
 		// Rafiki closes idle connections after 5 s. A connection that is kept longer breaks under a
