@@ -170,6 +170,9 @@ func TestOwnLoadDestroysNoGrant(t *testing.T) {
 				})
 			}
 			all.Wait()
+			if n := r.sandbox.Count("grant"); n != grants {
+				t.Errorf("%d grants were lost and requested anew", n-grants)
+			}
 			for i := range grants {
 				g := r.stored(fmt.Sprintf("g%d", i))
 				if g.Generation != 2 || g.LastRotation.Cause != string(causeRead) || !r.sandbox.Live(g.Token) {
