@@ -39,8 +39,7 @@ var grantFields = withSettings(settingsFields, map[string]*framework.FieldSchema
 		"Finish URI",
 		"Asking, where the owner's consent is needed: the URL that the owner's browser is sent to afterwards, "+
 			"https or an application's own scheme (com.example.app:/back). With a random parameter of its own, "+
-			"such as "+
-			"state, a redirect can prove that the owner declined. Left out: poll with a write to continue.",
+			"such as state, a redirect can prove that the owner declined. Left out: poll with a write to continue.",
 	),
 	"access_token": secretField("Access token", "Import: the current access token."),
 	"manage_url":   secretField("Manage URL", "Import: the URL at which the token is rotated."),
