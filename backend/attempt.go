@@ -57,6 +57,14 @@ func (l *grantLock) newAttempt(
 	return &attempt{lock: l, grant: g, config: c, client: client, place: place, cause: why}, nil
 }
 
+// requestGrant requests the attempt's grant.
+func (a *attempt) requestGrant(ctx context.Context, finish *authserver.Finish) authserver.Outcome {
+	if a.grant.WalletAddress == "" { // else its document named the endpoint
+		a.client.TypedEndpoint = a.grant.AuthServer
+	}
+	return a.client.RequestGrant(ctx, a.grant.AuthServer, a.grant.Requested, finish)
+}
+
 // verdict is what an outcome means for repeating a request.
 type verdict int
 

@@ -144,7 +144,7 @@ func (a *attempt) request(ctx context.Context, resp *logical.Response) (*grant, 
 			a.grant.replace(e, a.lock.b.clock.Now())
 		}
 	}
-	switch out := a.client.RequestGrant(ctx, a.grant.AuthServer, a.grant.Requested, a.finish).(type) {
+	switch out := a.requestGrant(ctx, a.finish).(type) {
 	case authserver.TokenIssued:
 		a.grant.Interactive, a.grant.Ending = false, false
 		g, err := a.storeToken(ctx, out)
