@@ -60,6 +60,12 @@ func (l *grantLock) newAttempt(
 // leave gives back whatever place the attempt has by then.
 func (a *attempt) leave() { a.place.Leave() }
 
+// requestGrant requests the attempt's grant.
+func (a *attempt) requestGrant(ctx context.Context, finish *authserver.Finish) authserver.Outcome {
+	a.client.TypedEndpoint = a.grant.TypedAuthServer // else a document named it
+	return a.client.RequestGrant(ctx, a.grant.AuthServer, a.grant.Requested, finish)
+}
+
 // verdict is what an outcome means for repeating a request.
 type verdict int
 

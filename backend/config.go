@@ -33,6 +33,7 @@ type config struct {
 	KeyCreatedAt       time.Time     `json:"key_created_at"`
 	RequestTimeout     time.Duration `json:"request_timeout"`
 	CACert             string        `json:"ca_cert,omitempty"`
+	EgressProxy        string        `json:"egress_proxy,omitempty"` // URL, with its password
 	DefaultGrant       string        `json:"default_grant,omitempty"`
 	AllowedAuthServers []string      `json:"allowed_auth_servers,omitempty"` // origins
 	Verify             bool          `json:"verify"`
@@ -51,7 +52,7 @@ func (c *config) identity() authserver.Identity {
 	return authserver.Identity{
 		WalletAddress: c.WalletAddress, KeyID: c.KeyID, PrivateKey: c.PrivateKey,
 		CACert: c.CACert, AllowedAuthServers: c.AllowedAuthServers, RequestTimeout: c.RequestTimeout,
-		MaxRequestsPerServer: c.maxRequests(),
+		MaxRequestsPerServer: c.maxRequests(), EgressProxy: c.EgressProxy,
 	}
 }
 

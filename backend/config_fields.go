@@ -38,6 +38,13 @@ var configFields = map[string]*framework.FieldSchema{
 		Description:  "PEM certificates to trust in addition to the system's.",
 		DisplayAttrs: &framework.DisplayAttributes{Name: "CA certificates", EditType: "file"},
 	},
+	"egress_proxy": {
+		Type: framework.TypeString,
+		Description: "HTTP proxy that https requests go through (CONNECT): http:// or https://, host, port, and user name " +
+			"and password if it wants them. A read returns xxxxx in place of the password. The environment's proxy " +
+			"(HTTPS_PROXY) is never used.",
+		DisplayAttrs: &framework.DisplayAttributes{Name: "Egress proxy", Sensitive: true},
+	},
 	"default_grant": stringField("Default grant", "Name of the grant that a read of token (without a name) uses."),
 	"allowed_auth_servers": {
 		Type: framework.TypeCommaStringSlice,
@@ -74,6 +81,9 @@ var configResponse = map[string]*framework.FieldSchema{
 	},
 	"request_timeout": {Type: framework.TypeInt, Required: true, Description: "Seconds."},
 	"ca_cert":         {Type: framework.TypeString, Required: true, Description: "Additional certificates (PEM)."},
+	"egress_proxy": {
+		Type: framework.TypeString, Required: true, Description: "Proxy, with xxxxx in place of its password.",
+	},
 	"default_grant": {
 		Type:        framework.TypeString,
 		Required:    true,
@@ -117,6 +127,11 @@ func (c *config) apply(d *framework.FieldData) (err error) {
 	if given(d, "ca_cert") {
 		if c.CACert, err = authserver.NormalizeCACert(value[string](d, "ca_cert")); err != nil {
 			return fieldError("ca_cert", err)
+		}
+	}
+	if given(d, "egress_proxy") {
+		if c.EgressProxy, err = authserver.ParseProxy(value[string](d, "egress_proxy"), c.EgressProxy); err != nil {
+			return fieldError("egress_proxy", err)
 		}
 	}
 	if given(d, "default_grant") {

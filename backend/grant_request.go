@@ -143,7 +143,7 @@ func (l *grantLock) checkClient(ctx context.Context, c *config) error {
 // is cancelled first: limits are counted for each grant, and two would double the budget.
 func (a *attempt) request(ctx context.Context, resp *logical.Response) (*grant, error) {
 	a.replaceFormer(ctx)
-	switch out := a.client.RequestGrant(ctx, a.grant.AuthServer, a.grant.Requested, a.finish).(type) {
+	switch out := a.requestGrant(ctx, a.finish).(type) {
 	case authserver.TokenIssued:
 		if !authserver.IsToken(out.Value) {
 			return nil, a.refuseOffer(ctx, ending{Continue: out.Continue, Manage: out.Manage, Token: out.Value},

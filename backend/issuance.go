@@ -202,7 +202,7 @@ func (i *issuance) run(caller context.Context) error {
 
 func (i *issuance) request(ctx, caller context.Context) error {
 	a := i.attempt
-	switch out := a.client.RequestGrant(ctx, a.grant.AuthServer, a.grant.Requested, nil).(type) {
+	switch out := a.requestGrant(ctx, nil).(type) {
 	case authserver.TokenIssued:
 		a.grant.accept(out, causeAsk)
 		err := i.confirm(ctx, caller)

@@ -240,6 +240,7 @@ func (b *Backend) readConfig(
 		"public_key":           jwk,
 		"request_timeout":      int64(c.RequestTimeout / time.Second),
 		"ca_cert":              c.CACert,
+		"egress_proxy":         authserver.RedactProxy(c.EgressProxy),
 		"default_grant":        c.DefaultGrant,
 		"allowed_auth_servers": append([]string{}, c.AllowedAuthServers...),
 		"verify":               c.Verify,

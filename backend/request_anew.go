@@ -47,7 +47,7 @@ func (a *attempt) requestAnew(ctx context.Context, doubtful error) (*grant, erro
 	}
 	a.grant.AskedAt = now
 	former := a.grant.ending()
-	switch out := a.client.RequestGrant(ctx, a.grant.AuthServer, a.grant.Requested, nil).(type) {
+	switch out := a.requestGrant(ctx, nil).(type) {
 	case authserver.TokenIssued:
 		a.grant.Continue = authserver.Continuation{} // the former grant's
 		if former.Continue.URL != out.Continue.URL && former.Continue.URL != "" || doubtful != nil {

@@ -90,7 +90,7 @@ func TestNameThatResolvesToLoopback(t *testing.T) {
 	var asked atomic.Int32
 	trap := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
 	defer trap.Close()
-	transport := newTransport(reachPublic, nil)
+	transport := newTransport(reachPublic, egress{})
 	transport.TLSClientConfig.InsecureSkipVerify = true // it must not come so far
 	_, err := transport.RoundTrip(httptest.NewRequest(http.MethodGet, strings.Replace(trap.URL, "127.0.0.1", "localhost", 1), nil))
 	if !errors.Is(err, errNotPublic) || asked.Load() != 0 {
@@ -102,17 +102,20 @@ func TestNameThatResolvesToLoopback(t *testing.T) {
 // made it.
 func TestConnectionsAreNotShared(t *testing.T) {
 	var b transports
-	before := b.get(reachOperator, "")
-	if before == b.get(reachPublic, "") || before == b.get(reachLoopback, "") || before != b.get(reachOperator, "") {
+	before := b.get(reachOperator, egress{})
+	if before == b.get(reachPublic, egress{}) || before == b.get(reachLoopback, egress{}) || before != b.get(reachOperator, egress{}) {
 		t.Error("want one transport per reach")
 	}
-	if b.get(reachOperator, "x") == before {
+	if b.get(reachOperator, egress{caCert: "x"}) == before {
 		t.Error("other certificates need another transport")
+	}
+	if before = b.get(reachOperator, egress{}); b.get(reachOperator, egress{proxy: "http://proxy.example"}) == before {
+		t.Error("another proxy needs another transport")
 	}
 }
 
 func TestTransportLimits(t *testing.T) {
-	transport := newTransport(reachOperator, nil)
+	transport := newTransport(reachOperator, egress{})
 	if transport.TLSClientConfig.MinVersion != tls.VersionTLS12 || transport.IdleConnTimeout != 3*time.Second || transport.Proxy != nil {
 		t.Error("TLS 1.2 or later, idle connections closed after 3 s, no proxy")
 	}

@@ -28,6 +28,7 @@ type Identity struct {
 	KeyID              string
 	PrivateKey         string        // PEM, PKCS#8
 	CACert             string        // PEM; trusted alongside the system's certificates
+	EgressProxy        string        // URL of the HTTP proxy that https requests go through; empty: none
 	AllowedAuthServers []string      // origins; empty: any public one
 	RequestTimeout     time.Duration // of requests that may be repeated
 
@@ -58,6 +59,9 @@ func NewNetwork(clock clockwork.Clock) *Network {
 // for each grant.
 type Client struct {
 	Identity
+	// TypedEndpoint is the grant endpoint that an operator typed, whose path errors may name; empty:
+	// a document named it.
+	TypedEndpoint string
 	network       *Network
 	operatorHosts []string
 }
@@ -125,7 +129,7 @@ func (c *Client) RequestGrant(ctx context.Context, endpoint string, access json.
 		form = form.other()
 		second := c.requestGrant(ctx, endpoint, access, finish, form)
 		f, failed := second.(RequestFailed)
-		if failed && !f.HasCode && !f.MaybeHeard() {
+		if failed && f.Status != 0 && !f.HasCode && !f.MaybeHeard() {
 			return refused // the form is not the reason
 		}
 		out = second
@@ -141,6 +145,9 @@ func (c *Client) requestGrant(
 ) Outcome {
 	x := c.exchange(ctx, endpoint, AnswerTimeout)
 	defer x.stop()
+	if endpoint == c.TypedEndpoint {
+		x.path = pathOf(endpoint)
+	}
 	x.clientForm = form
 	x.send(func(sdk *openpayments.AuthenticatedClient) error {
 		body, err := grantRequest(access, finish)

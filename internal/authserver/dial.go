@@ -33,8 +33,16 @@ const (
 
 // CheckReach returns why this client may not send a request to u.
 func (c *Client) CheckReach(u *url.URL) error {
-	_, err := reachOf(u, c.operatorHosts)
+	_, err := c.reachOf(u)
 	return err
+}
+
+func (c *Client) reachOf(u *url.URL) (reach, error) {
+	r, err := reachOf(u, c.operatorHosts)
+	if err == nil && r == reachPublic && c.EgressProxy != "" && isInternalName(u.Hostname()) {
+		return 0, errNotPublic
+	}
+	return r, err
 }
 
 // reachOf decides where a request for u may go. Private addresses are for hosts that an operator
@@ -108,25 +116,29 @@ func (r reach) control(_, address string, _ syscall.RawConn) error {
 // transports holds one transport per reach, so that a connection that was allowed for one request
 // is not reused for another that is not allowed to make it.
 type transports struct {
-	mu     sync.Mutex
-	caCert string
-	made   [reaches]*http.Transport
+	mu   sync.Mutex
+	out  egress
+	made [reaches]*http.Transport
 }
 
-// get returns the transport for a reach. It replaces all of them when the certificates have
-// changed.
-func (t *transports) get(r reach, caCert string) *http.Transport {
+// egress is what config says about connections.
+type egress struct {
+	caCert string // PEM
+	proxy  string // URL; empty: none
+}
+
+// get returns the transport for a reach. It replaces all of them when config says something else.
+func (t *transports) get(r reach, out egress) *http.Transport {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.made[r] == nil || t.caCert != caCert {
-		pool := certificates(caCert)
+	if t.made[r] == nil || t.out != out {
 		for i := range t.made {
 			if t.made[i] != nil {
 				t.made[i].CloseIdleConnections()
 			}
-			t.made[i] = newTransport(reach(i), pool)
+			t.made[i] = newTransport(reach(i), out)
 		}
-		t.caCert = caCert
+		t.out = out
 	}
 	return t.made[r]
 }
@@ -149,14 +161,24 @@ func certificates(pem string) *x509.CertPool {
 // once, since each request in flight has one of its own.
 const maxIdlePerHost = 16
 
-func newTransport(r reach, pool *x509.CertPool) *http.Transport {
+func newTransport(r reach, out egress) *http.Transport {
+	if r == reachLoopback {
+		out.proxy = "" // nobody else can reach this machine's loopback
+	}
 	dialer := &net.Dialer{Timeout: 10 * time.Second, Control: r.control}
+	if out.proxy != "" {
+		dialer.Control = nil // only the proxy is dialled, which an operator typed
+	}
 	return &http.Transport{
-		// No proxy: it would dial whatever a document names.
+		Proxy:                  proxyFor(out.proxy), // never the environment's
+		OnProxyConnectResponse: connectAnswered,
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			return dialer.DialContext(ctx, network, address)
 		},
-		TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool, NextProtos: []string{"http/1.1"}},
+		TLSClientConfig: &tls.Config{
+			MinVersion: tls.VersionTLS12, RootCAs: certificates(out.caCert), NextProtos: []string{"http/1.1"},
+			GetClientCertificate: noClientCertificate,
+		},
 		TLSHandshakeTimeout: 10 * time.Second,
 		// HTTP/1.1 only: all requests to an origin share one HTTP/2 connection, and if that goes silent
 		// none of the origin's grants gets an answer.
@@ -168,4 +190,10 @@ func newTransport(r reach, pool *x509.CertPool) *http.Transport {
 		// POST, and nobody can tell whether the POST was read.
 		IdleConnTimeout: 3 * time.Second,
 	}
+}
+
+// noClientCertificate notes that a client certificate was asked for. There is none to send.
+func noClientCertificate(asked *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	progressOf(asked.Context()).certificateWanted.Store(true)
+	return &tls.Certificate{}, nil
 }

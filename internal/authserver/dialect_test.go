@@ -276,7 +276,7 @@ func TestSilentConnection(t *testing.T) {
 	}
 	cancel()
 	silent.Wait()
-	if offered := newTransport(reachPublic, nil).TLSClientConfig.NextProtos; !slices.Equal(offered, []string{"http/1.1"}) {
+	if offered := newTransport(reachPublic, egress{}).TLSClientConfig.NextProtos; !slices.Equal(offered, []string{"http/1.1"}) {
 		t.Errorf("%v is offered", offered)
 	}
 }

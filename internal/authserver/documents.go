@@ -23,6 +23,7 @@ type WalletDocument struct {
 func (c *Client) Wallet(ctx context.Context, address string) (WalletDocument, error) {
 	x := c.exchange(ctx, address, c.RequestTimeout)
 	defer x.stop()
+	x.path = pathOf(address)
 	x.send(func(sdk *openpayments.AuthenticatedClient) error {
 		_, err := sdk.WalletAddress.Get(x.ctx, openpayments.WalletAddressGetParams{URL: address})
 		return err
@@ -39,7 +40,7 @@ func (c *Client) Wallet(ctx context.Context, address string) (WalletDocument, er
 		ResourceServer: stringOf(members["resourceServer"]),
 	}
 	if doc.AuthServer == "" {
-		return WalletDocument{}, fmt.Errorf("%s answered no wallet address document", x.origin)
+		return WalletDocument{}, fmt.Errorf("%s%s answered no wallet address document", x.origin, x.path)
 	}
 	if id := stringOf(members["id"]); c.isWalletAddress(id) {
 		doc.ID = id
@@ -67,6 +68,7 @@ func (c *Client) KeyPublished(ctx context.Context) (bool, error) {
 	}
 	x := c.exchange(ctx, c.WalletAddress, c.RequestTimeout)
 	defer x.stop()
+	x.path = pathOf(c.WalletAddress) + "/jwks.json"
 	x.send(func(sdk *openpayments.AuthenticatedClient) error {
 		_, err := sdk.WalletAddress.GetKeys(x.ctx, openpayments.WalletAddressGetKeysParams{URL: c.WalletAddress})
 		return err
@@ -81,7 +83,7 @@ func (c *Client) KeyPublished(ctx context.Context) (bool, error) {
 		}
 		return false, f
 	case !isObject(x.body.text):
-		return false, fmt.Errorf("%s answered no key set", x.origin)
+		return false, fmt.Errorf("%s%s answered no key set", x.origin, x.path)
 	}
 	// Each key is read on its own: a neighbour's may be of any kind.
 	for _, raw := range elementsOf(membersOf(x.body.text)["keys"]) {

@@ -7,10 +7,10 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/gowebpki/jcs"
@@ -27,9 +27,11 @@ type exchange struct {
 	ctx    context.Context
 	stop   context.CancelFunc
 	origin string
+	path   string // of a URL that an operator typed; empty: errors name the origin only
 
 	clientForm clientForm // how a grant request names the client
 
+	progress progress
 	sentAt   time.Time
 	status   int // 0: no answer
 	location *url.URL
@@ -81,17 +83,18 @@ func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 func (x *exchange) roundTrip(req *http.Request) (*http.Response, error) {
-	where, err := reachOf(req.URL, x.client.operatorHosts)
+	where, err := x.client.reachOf(req.URL)
 	if err != nil {
 		return nil, err
 	}
-	req = req.Clone(x.ctx)
+	req = req.Clone(x.progress.record(x.ctx))
 	// Servers verify what the signature covers, and this it does not cover.
 	req.Header.Set("Accept-Encoding", "identity")
 	x.sentAt = x.client.network.clock.Now()
-	resp, err := x.client.network.transports.get(where, x.client.CACert).RoundTrip(req)
+	out := egress{caCert: x.client.CACert, proxy: x.client.EgressProxy}
+	resp, err := x.client.network.transports.get(where, out).RoundTrip(req)
 	if err != nil {
-		return nil, err
+		return nil, x.progress.stopped(err, out.proxy != "" && where != reachLoopback)
 	}
 	defer resp.Body.Close()
 	x.body = readBody(resp.Body, resp.Header.Get("Content-Encoding"))
@@ -127,10 +130,11 @@ func (x *exchange) prepareBody(req *http.Request) {
 
 // failure describes an answer that is not what was asked for, or that there is none.
 func (x *exchange) failure() RequestFailed {
-	f := RequestFailed{Origin: x.origin, Status: x.status}
+	f := RequestFailed{Origin: x.origin, Path: x.path, Status: x.status}
 	if x.status != 0 {
 		f.Unreadable = x.status/100 == 2 && !x.body.json && !x.body.isEmpty()
 		f.Timeout = f.Unreadable && x.ctx.Err() != nil
+		f.cause = x.answerCause(f)
 		if x.body.json {
 			e := readErrorAnswer(x.body.text)
 			f.Code, f.HasCode, f.badSignature = e.known(), e.code != "", e.aboutSignature()
@@ -142,9 +146,33 @@ func (x *exchange) failure() RequestFailed {
 			f.Rule = rule
 		}
 	}
-	var timeout net.Error
-	f.Timeout = x.ctx.Err() != nil || errors.As(x.err, &timeout) && timeout.Timeout()
+	f.Timeout = x.ctx.Err() != nil || isTimeout(x.err)
+	f.unsent = true
+	if n, sent := errors.AsType[*noAnswer](x.err); sent {
+		f.unsent = !n.heard()
+		f.late = n.connected && f.Timeout
+		f.cause = classify(n).tell(n.proxied)
+		if n.atProxy {
+			f.cause = proxyTrouble(x.client.EgressProxy, n)
+		}
+	}
 	return f
+}
+
+// answerCause returns why an answer is not what was asked for, as far as the server's own words need
+// not be known for that.
+func (x *exchange) answerCause(f RequestFailed) string {
+	switch {
+	case f.Unreadable:
+		return unreadableBecause(x.body.err)
+	case x.body.json:
+		return ""
+	case f.Status == http.StatusBadRequest && strings.HasPrefix(f.Origin, "http:"):
+		return "if that is a TLS port, write https"
+	case x.progress.certificateWanted.Load() && (f.Status == http.StatusBadRequest || f.Status == http.StatusForbidden):
+		return "it asked for a client certificate, and this engine has none"
+	}
+	return ""
 }
 
 // redirect returns the address that the server redirects to, without its query; empty if it names
@@ -164,3 +192,13 @@ func (x *exchange) redirect() string {
 
 // maxRedirect is how long an address may be that an error names.
 const maxRedirect = 256
+
+// pathOf returns the path of a URL that an operator typed, as errors name it; empty if it is the
+// root.
+func pathOf(typed string) string {
+	u, err := url.Parse(typed)
+	if err != nil || u.Path == "/" {
+		return ""
+	}
+	return u.EscapedPath()
+}

@@ -47,6 +47,7 @@ type TokenRejected struct{ RequestFailed }
 // RequestFailed is any other outcome. It says nothing about the token.
 type RequestFailed struct {
 	Origin     string
+	Path       string    // of a URL that an operator typed; empty for all others, which are secrets
 	Status     int       // 0: no answer
 	Code       ErrorCode // empty: none that the documents have
 	HasCode    bool      // the server gave a code, if only one that the documents do not have
@@ -58,6 +59,9 @@ type RequestFailed struct {
 	Rule       error        // why the request was not sent, if our own rules forbade it
 
 	badSignature bool
+	unsent       bool   // the request did not get as far as the server
+	late         bool   // the server had the request, but did not answer in time
+	cause        string // of a failure without an error code; empty: not known
 }
 
 func (TokenIssued) outcome()     {}
@@ -66,30 +70,40 @@ func (ConsentPending) outcome()  {}
 func (TokenRejected) outcome()   {}
 func (RequestFailed) outcome()   {}
 
-// Error names the origin and the status, never the server's own words nor the URL: the text is
-// returned to Vault's clients, which match phrases.
+// Error names the origin, the path that an operator typed, the status and the cause, never the
+// server's own words nor the rest of the URL: the text is returned to Vault's clients, which match
+// phrases.
 func (f RequestFailed) Error() string {
+	text := f.Origin + f.Path
+	if f.Status != 0 {
+		text = fmt.Sprintf("%s answered %d", text, f.Status)
+	}
 	switch {
 	case f.Rule != nil:
-		return fmt.Sprintf("%s %s", f.Origin, f.Rule)
+		return fmt.Sprintf("%s %s", text, f.Rule)
 	case f.Unreadable:
-		return fmt.Sprintf("%s answered %d without what was asked for: its answer could not be read",
-			f.Origin, f.Status)
+		return withCause(text+" without what was asked for: its answer could not be read", f.cause)
 	case f.Status/100 == 2:
-		return fmt.Sprintf("%s answered %d without what was asked for", f.Origin, f.Status)
+		return text + " without what was asked for"
 	case f.Redirect != "":
-		return fmt.Sprintf("%s answered %d: it redirects to %s; redirects are not followed, so write that address",
-			f.Origin, f.Status, f.Redirect)
+		return fmt.Sprintf("%s: it redirects to %s; redirects are not followed, so write that address", text, f.Redirect)
 	case f.IsRedirect():
-		return fmt.Sprintf("%s answered %d: it redirects, and redirects are not followed", f.Origin, f.Status)
+		return text + ": it redirects, and redirects are not followed"
 	case f.Status != 0 && f.Code != "":
-		return fmt.Sprintf("%s answered %d (%s)", f.Origin, f.Status, f.Code)
+		return fmt.Sprintf("%s (%s)", text, f.Code)
 	case f.Status != 0:
-		return fmt.Sprintf("%s answered %d", f.Origin, f.Status)
-	case f.Timeout:
-		return f.Origin + " did not answer in time"
+		return withCause(text, f.cause)
+	case f.late:
+		return text + " did not answer in time"
 	}
-	return f.Origin + " could not be reached"
+	return withCause(text+" could not be reached", f.cause)
+}
+
+func withCause(text, cause string) string {
+	if cause == "" {
+		return text
+	}
+	return text + ": " + cause
 }
 
 // IsRedirect reports whether the server wants the request to be sent to another URL.
@@ -116,7 +130,7 @@ func (f RequestFailed) UnknownClient() bool {
 // MaybeHeard reports whether the server may have done what was asked, although its answer does not
 // say so.
 func (f RequestFailed) MaybeHeard() bool {
-	return f.Status == 0 && f.Rule == nil || f.Status >= http.StatusInternalServerError || f.Status/100 == 2
+	return f.Status == 0 && f.Rule == nil && !f.unsent || f.Status >= http.StatusInternalServerError || f.Status/100 == 2
 }
 
 // outcome reads an answer to a request for a token. It is lenient: what holds a token is stored

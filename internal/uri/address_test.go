@@ -9,19 +9,19 @@ import (
 
 func TestParse(t *testing.T) {
 	for s, want := range map[string]string{
-		"https://wallet.example/alice":               "https://wallet.example/alice",
-		"\ufeffhttps://wallet.example/alice\r\n":     "https://wallet.example/alice",
-		" \thttps://wallet.example/alice\u00a0":      "https://wallet.example/alice",
-		`"https://wallet.example/alice"` + "\n":      "https://wallet.example/alice",
-		"<https://wallet.example/alice>":             "https://wallet.example/alice",
-		"“https://wallet.example/alice”":             "https://wallet.example/alice",
-		"https://wallet.\u200bexample/al\u2060ice":   "https://wallet.example/alice",
-		"HTTPS://Wallet.Example/Alice":               "https://wallet.example/Alice",
-		"http://LOCALHOST:4000/x?a=%2F":              "http://localhost:4000/x?a=%2F",
-		"https://[FD00::7]:8443":                     "https://[fd00::7]:8443",
-		"https://wallet.example:443/alice":           "https://wallet.example:443/alice",
-		"h\x00t\x00t\x00p\x00s\x00:\x00/\x00/\x00x\x00":   "https://x",
-		"https://xn--bcher-kva.example/%C3%A4/a%2fb": "https://xn--bcher-kva.example/%C3%A4/a%2fb",
+		"https://wallet.example/alice":                  "https://wallet.example/alice",
+		"\ufeffhttps://wallet.example/alice\r\n":        "https://wallet.example/alice",
+		" \thttps://wallet.example/alice\u00a0":         "https://wallet.example/alice",
+		`"https://wallet.example/alice"` + "\n":         "https://wallet.example/alice",
+		"<https://wallet.example/alice>":                "https://wallet.example/alice",
+		"“https://wallet.example/alice”":                "https://wallet.example/alice",
+		"https://wallet.\u200bexample/al\u2060ice":      "https://wallet.example/alice",
+		"HTTPS://Wallet.Example/Alice":                  "https://wallet.example/Alice",
+		"http://LOCALHOST:4000/x?a=%2F":                 "http://localhost:4000/x?a=%2F",
+		"https://[FD00::7]:8443":                        "https://[fd00::7]:8443",
+		"https://wallet.example:443/alice":              "https://wallet.example:443/alice",
+		"h\x00t\x00t\x00p\x00s\x00:\x00/\x00/\x00x\x00": "https://x",
+		"https://xn--bcher-kva.example/%C3%A4/a%2fb":    "https://xn--bcher-kva.example/%C3%A4/a%2fb",
 	} {
 		if u, err := Parse(s); err != nil || u.String() != want {
 			t.Errorf("%q: %v %v, want %s", s, u, err, want)
