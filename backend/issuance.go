@@ -211,13 +211,14 @@ func (i *issuance) request(ctx, caller context.Context) error {
 		}
 		return err
 	case authserver.ConsentRequired:
-		a.endOffer(ctx, out)
+		a.endBegun(ctx, ending{Continue: out.Continue})
 		i.deleteWAL(ctx)
 		return userErrorf("the authorization server %s wants the owner's consent for the rights of role %q, and a "+
 			"read cannot wait for it: "+
 			"ask for a grant with a write to %s, and read %s",
 			a.grant.AuthOrigin, a.role, mountPath(ctx, grantsPrefix+"NAME"), mountPath(ctx, tokenPrefix+"NAME"))
 	case authserver.RequestFailed:
+		a.endBegun(ctx, ending{Continue: out.Begun})
 		i.deleteWAL(ctx)
 		if out.MaybeHeard() {
 			a.lock.b.Logger().Warn("a grant may have been made whose answer was lost; it "+

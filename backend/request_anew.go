@@ -59,13 +59,14 @@ func (a *attempt) requestAnew(ctx context.Context, doubtful error) (*grant, erro
 		}
 		return g, err
 	case authserver.ConsentRequired:
-		a.endOffer(ctx, out)
+		a.endBegun(ctx, ending{Continue: out.Continue})
 		if doubtful != nil {
 			return nil, a.fail(ctx, doubtful)
 		}
 		a.grant.Interactive = true
 		return nil, a.lose(ctx, "the authorization server now wants the owner's consent")
 	case authserver.RequestFailed:
+		a.endBegun(ctx, ending{Continue: out.Begun})
 		if doubtful != nil {
 			return nil, a.fail(ctx, doubtful)
 		}
@@ -89,16 +90,6 @@ func (a *attempt) moveTo(ctx context.Context, origin string) bool {
 		a.place = place
 	}
 	return ok
-}
-
-// endOffer cancels what the owner would have to consent to, because nobody is going to ask.
-func (a *attempt) endOffer(ctx context.Context, offer authserver.ConsentRequired) {
-	e := ending{AuthOrigin: a.grant.AuthOrigin, OperatorHosts: a.grant.OperatorHosts, Continue: offer.Continue}
-	if err := a.lock.b.end(ctx, a.config, e); err != nil {
-		a.lock.b.Logger().
-			Warn("a grant that needs its owner's consent could not be cancelled; it "+
-				"expires", "grant", a.lock.name, "error", err)
-	}
 }
 
 // requestError returns why requesting a grant has failed.
