@@ -40,7 +40,8 @@ var configFields = map[string]*framework.FieldSchema{
 	},
 	"egress_proxy": {
 		Type: framework.TypeString,
-		Description: "HTTP proxy that https requests go through (CONNECT): http:// or https://, host, port, and user name " +
+		Description: "HTTP proxy that https requests go through (CONNECT): http:// or https://, host, port, and " +
+			"user name " +
 			"and password if it wants them. A read returns xxxxx in place of the password. The environment's proxy " +
 			"(HTTPS_PROXY) is never used.",
 		DisplayAttrs: &framework.DisplayAttributes{Name: "Egress proxy", Sensitive: true},
@@ -56,8 +57,10 @@ var configFields = map[string]*framework.FieldSchema{
 	"max_requests_per_server": {
 		Type:    framework.TypeInt,
 		Default: defaultMaxRequests,
-		Description: "How many requests that change something (rotating, asking, continuing, cancelling, revoking) this " +
-			"mount sends to one server at once, 1 to 100. Ten at once block a Rafiki and destroy grants: the sum over all " +
+		Description: "How many requests that change something (rotating, asking, continuing, cancelling, " +
+			"revoking) this " +
+			"mount sends to one server at once, 1 to 100. Ten at once block a Rafiki and destroy grants: the sum " +
+			"over all " +
 			"mounts should stay under ten.",
 		DisplayAttrs: &framework.DisplayAttributes{Name: "Maximum requests per server"},
 	},

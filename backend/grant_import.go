@@ -73,9 +73,7 @@ func (g *grant) takeImport(
 	if err := g.Settings.apply(d); err != nil {
 		return err
 	}
-	if params.access == nil {
-		params.access = g.Requested
-	} else {
+	if params.access != nil {
 		g.Access = params.access
 	}
 	g.source = params.source()

@@ -38,7 +38,7 @@ type clientKey struct {
 
 	ActivateAfter time.Duration `json:"activate_after"` // pending: how long it must have been published
 	SeenAt        time.Time     `json:"seen_at"`        // pending: since when it is known to be published
-	Usable        bool          `json:"usable"`         // retiring: servers with an older key set may be sent its signature
+	Usable        bool          `json:"usable"`         // retiring: for servers with an older key set
 }
 
 // activeKey returns config's own key.

@@ -113,7 +113,10 @@ func (b *Backend) tryChangeConfig(
 		return false, err
 	}
 	if old == nil && !create {
-		return false, userErrorf("no client is configured: there is nothing to patch; write %s first", mountPath(ctx, configKey))
+		return false, userErrorf(
+			"no client is configured: there is nothing to patch; write %s first",
+			mountPath(ctx, configKey),
+		)
 	}
 	next, err := b.nextConfig(ctx, old, d, resp)
 	if err != nil {
@@ -196,8 +199,10 @@ func (b *Backend) announce(ctx context.Context, c *config, resp *logical.Respons
 		}
 		resp.AddWarning(err.Error())
 	}
-	resp.AddWarning("Vault has generated a key: publish public_key in " + c.WalletAddress + "/jwks.json, else servers " +
-		"refuse every request; a wrong wallet_address is corrected with another write")
+	resp.AddWarning(
+		"Vault has generated a key: publish public_key in " + c.WalletAddress + "/jwks.json, else servers " +
+			"refuse every request; a wrong wallet_address is corrected with another write",
+	)
 	return nil
 }
 
@@ -214,11 +219,15 @@ func (b *Backend) verify(ctx context.Context, c *config, resp *logical.Response)
 		return fieldError("wallet_address", err)
 	}
 	if !published {
-		return userErrorf("key_id: %s/jwks.json does not hold the client's public key under this key id; publish it first",
-			c.WalletAddress)
+		return userErrorf(
+			"key_id: %s/jwks.json does not hold the client's public key under this key id; publish it first",
+			c.WalletAddress,
+		)
 	}
 	if wallet.PublicName == "" {
-		resp.AddWarning("the wallet address has no publicName; authorization servers refuse interactive grants to such clients")
+		resp.AddWarning(
+			"the wallet address has no publicName; authorization servers refuse interactive grants to such clients",
+		)
 	}
 	return nil
 }

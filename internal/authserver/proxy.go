@@ -18,7 +18,9 @@ import (
 var (
 	errProxyURL = errors.New("must be a URL such as http://proxy.example:3128; special characters in its user name " +
 		"and password have to be percent-encoded")
-	errProxyPassword = errors.New("has the placeholder that a read returns in place of the password; write the password")
+	errProxyPassword = errors.New(
+		"has the placeholder that a read returns in place of the password; write the password",
+	)
 )
 
 // ParseProxy reads the URL of an HTTP proxy: http or https, a host, and optionally a port, a user
@@ -30,7 +32,12 @@ func ParseProxy(s, stored string) (string, error) {
 	switch {
 	case s == "":
 		return "", nil
-	case err != nil, u.Opaque != "", u.Path != "" && u.Path != "/", u.RawQuery != "", u.ForceQuery, strings.Contains(s, "#"):
+	case err != nil,
+		u.Opaque != "",
+		u.Path != "" && u.Path != "/",
+		u.RawQuery != "",
+		u.ForceQuery,
+		strings.Contains(s, "#"):
 		return "", errProxyURL
 	case u.Scheme != "http" && u.Scheme != "https":
 		return "", errors.New("must begin with http:// or https://")
@@ -98,7 +105,12 @@ func proxyTrouble(proxy string, n *noAnswer) string {
 	}
 	name := "the proxy " + uri.Origin(u)
 	if refused, ok := errors.AsType[*proxyRefused](n.err); ok {
-		return fmt.Sprintf("%s answered %d to CONNECT%s", name, refused.status, refusalHelp(refused.status, u.User != nil))
+		return fmt.Sprintf(
+			"%s answered %d to CONNECT%s",
+			name,
+			refused.status,
+			refusalHelp(refused.status, u.User != nil),
+		)
 	}
 	text := name + " could not be used"
 	if what := classify(n).tell(true); what != "" {
