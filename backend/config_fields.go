@@ -22,7 +22,7 @@ var configFields = map[string]*framework.FieldSchema{
 	),
 	"private_key": {
 		Type: framework.TypeString,
-		Description: "Ed25519 private key: PEM (PKCS#8) with whatever is around it, or base64 of it. Never read back. " +
+		Description: "Ed25519 private key: PEM (PKCS#8), text around it allowed, or base64 of it. Never read back. " +
 			"Left out of the first write: Vault generates one and returns its public key.",
 		DisplayAttrs: &framework.DisplayAttributes{Name: "Private key", Sensitive: true, EditType: "file"},
 	},
