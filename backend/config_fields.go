@@ -22,7 +22,7 @@ var configFields = map[string]*framework.FieldSchema{
 	),
 	"private_key": {
 		Type: framework.TypeString,
-		Description: "Ed25519 private key: PEM (PKCS#8), or base64 of that PEM. Never read back. " +
+		Description: "Ed25519 private key: PEM (PKCS#8), text around it allowed, or base64 of it. Never read back. " +
 			"Left out of the first write: Vault generates one and returns its public key.",
 		DisplayAttrs: &framework.DisplayAttributes{Name: "Private key", Sensitive: true, EditType: "file"},
 	},
@@ -35,7 +35,7 @@ var configFields = map[string]*framework.FieldSchema{
 	},
 	"ca_cert": {
 		Type:         framework.TypeString,
-		Description:  "PEM certificates to trust in addition to the system's.",
+		Description:  "PEM certificates to trust in addition to the system's; text around them is not kept.",
 		DisplayAttrs: &framework.DisplayAttributes{Name: "CA certificates", EditType: "file"},
 	},
 	"egress_proxy": {

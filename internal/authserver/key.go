@@ -81,14 +81,16 @@ func (b pemBlock) ed25519Key() (ed25519.PrivateKey, error) {
 	if b.der == nil {
 		return nil, errKeyDamaged
 	}
-	parsed, _ := x509.ParsePKCS8PrivateKey(b.der)
-	if key, ok := parsed.(ed25519.PrivateKey); ok {
-		return key, nil
-	}
-	if name := algorithmOf(b.der); name != "" && name != "Ed25519" {
+	name := algorithmOf(b.der)
+	if name != "" && name != "Ed25519" {
 		return nil, notEd25519(name)
 	}
-	return nil, errKeyContent
+	parsed, err := x509.ParsePKCS8PrivateKey(b.der)
+	key, ok := parsed.(ed25519.PrivateKey)
+	if err != nil || !ok || name == "" {
+		return nil, errKeyContent
+	}
+	return key, nil
 }
 
 // PublicJWK returns the public half of a key as the client's wallet publishes it in its jwks.json

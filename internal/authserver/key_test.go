@@ -3,6 +3,8 @@
 package authserver
 
 import (
+	"crypto/ed25519"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"os"
@@ -220,6 +222,54 @@ func TestPrivateKeysThatAreToldByKind(t *testing.T) {
 			if !strings.Contains(err.Error(), word) {
 				t.Errorf("%q does not say %q", err, word)
 			}
+		}
+	}
+}
+
+// The CLI sends a file of DER as a string, and what was not UTF-8 in it as another character. The
+// beginning of PKCS#8 is ASCII: what follows must not be taken for the key. Nor is a key read whose
+// DER goes on, because it is damaged somewhere.
+func TestDERIsNotReadFromAString(t *testing.T) {
+	for range 100 {
+		_, key, err := ed25519.GenerateKey(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		der, err := x509.MarshalPKCS8PrivateKey(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for what, text := range map[string]string{
+			"bytes":        string(der),
+			"a string":     asJSONString(t, string(der)),
+			"in base64":    inBase64(asJSONString(t, string(der))),
+			"longer":       inBase64(string(der) + "\x00"),
+			"longer PEM":   encodePEM("PRIVATE KEY", append(der, der...)),
+			"damaged PEM":  encodePEM("PRIVATE KEY", []byte(asJSONString(t, string(der)))),
+			"shorter PEM":  encodePEM("PRIVATE KEY", der[:len(der)-1]),
+			"base64 twice": inBase64(inBase64(asJSONString(t, string(der)))),
+		} {
+			if got, err := NormalizePrivateKey(text); err == nil {
+				t.Fatalf("%s: accepted as %t", what, strings.Contains(got, "PRIVATE KEY"))
+			}
+		}
+	}
+	der, err := base64.StdEncoding.DecodeString(fixture(t, "der-base64.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{string(der), asJSONString(t, string(der))} {
+		if _, err := NormalizePrivateKey(text); err == nil || !strings.Contains(err.Error(), "openssl pkey -inform DER") {
+			t.Errorf("%v", err)
+		}
+	}
+	der, err = base64.StdEncoding.DecodeString(strings.ReplaceAll(fixture(t, "certificate-der-base64.txt"), "\n", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{string(der), asJSONString(t, string(der)), inBase64(asJSONString(t, string(der)))} {
+		if _, err := NormalizeCACert(text); err == nil {
+			t.Error("a damaged certificate is accepted")
 		}
 	}
 }

@@ -213,10 +213,11 @@ type pkcs8 struct {
 	Key       []byte
 }
 
-// algorithmOf returns the algorithm of a key in PKCS#8; empty: it is no PKCS#8.
+// algorithmOf returns the algorithm of a key in PKCS#8; empty: it is no PKCS#8, or there is more
+// after it.
 func algorithmOf(der []byte) string {
 	var info pkcs8
-	if _, err := asn1.Unmarshal(der, &info); err != nil {
+	if parses(der, &info) != nil {
 		return ""
 	}
 	if name := algorithms[info.Algorithm.Algorithm.String()]; name != "" {
@@ -234,7 +235,7 @@ func labelOf(der []byte) string {
 	if algorithmOf(der) != "" {
 		return privateKeyLabel
 	}
-	for label, parses := range map[string]func() error{
+	for label, fails := range map[string]func() error{
 		certificateLabel:      func() error { _, err := x509.ParseCertificate(der); return err },
 		"CERTIFICATE REQUEST": func() error { _, err := x509.ParseCertificateRequest(der); return err },
 		"RSA PRIVATE KEY":     func() error { _, err := x509.ParsePKCS1PrivateKey(der); return err },
@@ -264,14 +265,18 @@ func labelOf(der []byte) string {
 			}))
 		},
 	} {
-		if parses() == nil {
+		if fails() == nil {
 			return label
 		}
 	}
 	return ""
 }
 
+// parses returns why bytes are not the DER of a structure and nothing else.
 func parses(der []byte, into any) error {
-	_, err := asn1.Unmarshal(der, into)
+	rest, err := asn1.Unmarshal(der, into)
+	if err == nil && len(rest) > 0 {
+		err = errors.New("more follows")
+	}
 	return err
 }

@@ -47,11 +47,10 @@ const maxWraps = 3
 // dashes, base64 or base64url around the whole, with or without padding. All of these are
 // unambiguous because a block has to decode to DER of the right kind.
 //
-// DER of a known kind is returned as the block that it would be the content of.
+// DER of a known kind is returned as the block that it would be the content of, if it was in
+// base64. Bare DER is not read: a string does not carry it. The CLI replaces all bytes that are not
+// UTF-8, which leaves the beginning of a key as it is, and the key another one.
 func readPEM(s string) pemText {
-	if label := labelOf([]byte(s)); label != "" {
-		return pemText{text: s, blocks: []pemBlock{{label, []byte(s)}}}
-	}
 	t := pemText{text: pasted.Text(s)}
 	for range maxWraps {
 		t.scan()
