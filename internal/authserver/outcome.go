@@ -85,7 +85,8 @@ func (f RequestFailed) Error() string {
 	case f.Status/100 == 2:
 		return text + " without what was asked for"
 	case f.Redirect != "":
-		return fmt.Sprintf("%s: it redirects to %s; redirects are not followed, so write that address", text, f.Redirect)
+		return fmt.Sprintf("%s: it redirects to %s; redirects are not followed, so write that address",
+			text, f.Redirect)
 	case f.IsRedirect():
 		return text + ": it redirects, and redirects are not followed"
 	case f.Status != 0 && f.Code != "":
@@ -129,7 +130,10 @@ func (f RequestFailed) UnknownClient() bool {
 // MaybeHeard reports whether the server may have done what was asked, although its answer does not
 // say so.
 func (f RequestFailed) MaybeHeard() bool {
-	return f.Status == 0 && f.Rule == nil && !f.unsent || f.Status >= http.StatusInternalServerError || f.Status/100 == 2
+	if f.Status == 0 {
+		return f.Rule == nil && !f.unsent
+	}
+	return f.Status >= http.StatusInternalServerError || f.Status/100 == 2
 }
 
 // outcome reads an answer to a request for a token. It is lenient: what holds a token is stored
