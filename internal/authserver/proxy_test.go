@@ -80,12 +80,19 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		_ = server.Close()
 		return
 	}
-	go func() {
-		_, _ = io.Copy(server, buffered)
-		_ = server.Close()
-	}()
-	_, _ = io.Copy(client, server)
-	_ = client.Close()
+	var up sync.WaitGroup
+	up.Go(func() { pass(server, buffered) })
+	pass(client, server)
+	up.Wait()
+	_, _ = client.Close(), server.Close()
+}
+
+// pass copies until the end, and passes that on as well.
+func pass(to net.Conn, from io.Reader) {
+	_, _ = io.Copy(to, from)
+	if half, ok := to.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite()
+	}
 }
 
 // requests returns what the proxy was asked for since the last call.
