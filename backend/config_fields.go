@@ -40,10 +40,9 @@ var configFields = map[string]*framework.FieldSchema{
 	},
 	"egress_proxy": {
 		Type: framework.TypeString,
-		Description: "HTTP proxy that https requests go through (CONNECT): http:// or https://, host, port, and " +
-			"user name " +
-			"and password if it wants them. A read returns xxxxx in place of the password. The environment's proxy " +
-			"(HTTPS_PROXY) is never used.",
+		Description: "HTTP proxy that https requests go through (CONNECT): http:// or https://, host, port, and user " +
+			"name and password if it wants them. A read returns xxxxx in place of the password. The environment's " +
+			"proxy (HTTPS_PROXY) is never used.",
 		DisplayAttrs: &framework.DisplayAttributes{Name: "Egress proxy", Sensitive: true},
 	},
 	"default_grant": stringField("Default grant", "Name of the grant that a read of token (without a name) uses."),

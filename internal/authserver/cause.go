@@ -54,8 +54,8 @@ func (p *progress) record(ctx context.Context) context.Context {
 	})
 }
 
-// noAnswer is why a request got no answer, and how far it had come.
-type noAnswer struct {
+// noAnswerError is why a request got no answer, and how far it had come.
+type noAnswerError struct {
 	err               error
 	proxied           bool
 	atProxy           bool // the proxy had not connected to the server yet
@@ -65,12 +65,12 @@ type noAnswer struct {
 	connected         bool
 }
 
-func (n *noAnswer) Error() string { return n.err.Error() }
-func (n *noAnswer) Unwrap() error { return n.err }
+func (n *noAnswerError) Error() string { return n.err.Error() }
+func (n *noAnswerError) Unwrap() error { return n.err }
 
 // stopped returns the error of a request that had come so far.
-func (p *progress) stopped(err error, proxied bool) *noAnswer {
-	n := &noAnswer{
+func (p *progress) stopped(err error, proxied bool) *noAnswerError {
+	n := &noAnswerError{
 		err: err, proxied: proxied, dialled: p.dialled.Load(), handshaking: p.handshaking.Load(),
 		certificateWanted: p.certificateWanted.Load(), connected: p.connected.Load(),
 	}
@@ -81,7 +81,7 @@ func (p *progress) stopped(err error, proxied bool) *noAnswer {
 // heard reports whether the server may have heard the request. One that ends a TLS handshake because
 // it got no client certificate does so before it reads the request, even if that was sent already
 // (RFC 8446 section 4.4.2.4).
-func (n *noAnswer) heard() bool { return n.connected && !isAlert(n.err, alertCertificateRequired) }
+func (n *noAnswerError) heard() bool { return n.connected && !isAlert(n.err, alertCertificateRequired) }
 
 // cause is the class of a failure: what happened, and what helps. It is ours, so that none of the
 // server's words nor of the URL is in it.
@@ -111,7 +111,7 @@ func (c cause) tell(proxied bool) string {
 // causes is the one table of causes. The first that fits counts.
 var causes = []struct {
 	cause
-	fits func(*noAnswer) bool
+	fits func(*noAnswerError) bool
 }{
 	{cause{
 		what: "its certificate, or that of a TLS proxy in between, is from a CA that is not trusted here",
@@ -154,33 +154,31 @@ var causes = []struct {
 	}, caused(is(syscall.EPERM, syscall.EACCES))},
 	{cause{
 		what: "the TLS handshake did not end in time", help: helpPort,
-	}, func(n *noAnswer) bool { return n.handshaking && isTimeout(n.err) }},
+	}, func(n *noAnswerError) bool { return n.handshaking && isTimeout(n.err) }},
 	{cause{
 		what: "no connection was accepted in time", help: "a firewall may be in between", isolated: true,
-	}, func(n *noAnswer) bool { return !n.connected && !n.dialled && isTimeout(n.err) }},
-	{causeNoAnswer, caused(isTimeout)},
+	}, func(n *noAnswerError) bool { return !n.connected && !n.dialled && isTimeout(n.err) }},
+	{cause{what: "no answer in time"}, caused(isTimeout)},
 	{cause{
 		what: "the connection was reset during the TLS handshake", help: helpHandshake,
-	}, func(n *noAnswer) bool { return n.handshaking && isReset(n.err) }},
+	}, func(n *noAnswerError) bool { return n.handshaking && isReset(n.err) }},
 	{cause{
 		what: "the connection was closed during the TLS handshake", help: helpHandshake,
-	}, func(n *noAnswer) bool { return n.handshaking && isClosed(n.err) }},
+	}, func(n *noAnswerError) bool { return n.handshaking && isClosed(n.err) }},
 	{cause{what: "the TLS handshake failed", help: helpHandshake}, handshakeFailed},
 	{cause{what: "the connection was reset"}, caused(isReset)},
 	{cause{what: "the connection was closed without an answer"}, caused(isClosed)},
 	{cause{
 		what: "its answer is not HTTP/1.1, or has a header larger than 64 KiB", help: helpPort,
-	}, func(n *noAnswer) bool { return n.dialled || n.connected }},
+	}, func(n *noAnswerError) bool { return n.dialled || n.connected }},
 }
-
-var causeNoAnswer = cause{what: "no answer in time"}
 
 // classify returns the cause of an error that a request ended with; the zero value if it is none
 // that is known.
 func classify(err error) cause {
-	n, ok := errors.AsType[*noAnswer](err)
+	n, ok := errors.AsType[*noAnswerError](err)
 	if !ok {
-		n = &noAnswer{err: err}
+		n = &noAnswerError{err: err}
 	}
 	for _, row := range causes {
 		if row.fits(n) {
@@ -191,8 +189,8 @@ func classify(err error) cause {
 }
 
 // caused returns a condition of the table that looks at the error only.
-func caused(conditions ...func(error) bool) func(*noAnswer) bool {
-	return func(n *noAnswer) bool {
+func caused(conditions ...func(error) bool) func(*noAnswerError) bool {
+	return func(n *noAnswerError) bool {
 		return slices.ContainsFunc(conditions, func(holds func(error) bool) bool { return holds(n.err) })
 	}
 }
@@ -243,14 +241,17 @@ func isPlainHTTP(err error) bool {
 	return ok && string(e.RecordHeader[:]) == "HTTP/"
 }
 
+// alert is a TLS alert.
+type alert uint8
+
 // The alerts of RFC 8446 section 6 that mean something here.
 const (
-	alertHandshakeFailure    = tls.AlertError(40)
-	alertBadCertificate      = tls.AlertError(42)
-	alertAccessDenied        = tls.AlertError(49)
-	alertProtocolVersion     = tls.AlertError(70)
-	alertUnrecognizedName    = tls.AlertError(112)
-	alertCertificateRequired = tls.AlertError(116)
+	alertHandshakeFailure    = alert(40)
+	alertBadCertificate      = alert(42)
+	alertAccessDenied        = alert(49)
+	alertProtocolVersion     = alert(70)
+	alertUnrecognizedName    = alert(112)
+	alertCertificateRequired = alert(116)
 )
 
 // alertOf returns the alert with which the other side has ended a TLS connection. Package tls does
@@ -266,23 +267,23 @@ func alertOf(err error) (text string, ok bool) {
 	return e.Err.Error(), true
 }
 
-func isAlert(err error, alerts ...tls.AlertError) bool {
+func isAlert(err error, alerts ...alert) bool {
 	text, ok := alertOf(err)
-	return ok && slices.ContainsFunc(alerts, func(a tls.AlertError) bool { return a.Error() == text })
+	return ok && slices.ContainsFunc(alerts, func(a alert) bool { return tls.AlertError(a).Error() == text })
 }
 
-func alerted(alert tls.AlertError) func(*noAnswer) bool {
-	return func(n *noAnswer) bool { return isAlert(n.err, alert) }
+func alerted(a alert) func(*noAnswerError) bool {
+	return func(n *noAnswerError) bool { return isAlert(n.err, a) }
 }
 
 // wantsCertificate reports whether the server has ended the connection for want of a client
 // certificate. Only TLS 1.3 has an alert for just that.
-func wantsCertificate(n *noAnswer) bool {
+func wantsCertificate(n *noAnswerError) bool {
 	return isAlert(n.err, alertCertificateRequired) ||
 		n.certificateWanted && isAlert(n.err, alertHandshakeFailure, alertBadCertificate, alertAccessDenied)
 }
 
-func handshakeFailed(n *noAnswer) bool {
+func handshakeFailed(n *noAnswerError) bool {
 	_, ok := alertOf(n.err)
 	return ok || n.handshaking
 }

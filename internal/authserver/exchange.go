@@ -148,7 +148,7 @@ func (x *exchange) failure() RequestFailed {
 	}
 	f.Timeout = x.ctx.Err() != nil || isTimeout(x.err)
 	f.unsent = true
-	if n, sent := errors.AsType[*noAnswer](x.err); sent {
+	if n, sent := errors.AsType[*noAnswerError](x.err); sent {
 		f.unsent = !n.heard()
 		f.late = n.connected && f.Timeout
 		f.cause = classify(n).tell(n.proxied)

@@ -55,8 +55,8 @@ type RequestFailed struct {
 	Unreadable bool         // a 2xx that was cut off, or is no JSON: the server may have done what was asked
 	Gone       bool         // of Cancel and Revoke: there was nothing left to end
 	Redirect   string       // the address that a wallet or a grant endpoint redirects to, if it can be named
-	Begun      Continuation // of RequestGrant: where what the server has begun all the same can be cancelled
 	Rule       error        // why the request was not sent, if our own rules forbade it
+	Begun      Continuation // of RequestGrant: where what the server has begun all the same can be cancelled
 
 	badSignature bool
 	unsent       bool   // the request did not get as far as the server
@@ -86,11 +86,8 @@ func (f RequestFailed) Error() string {
 	case f.Status/100 == 2:
 		return text + " without what was asked for"
 	case f.Redirect != "":
-		return fmt.Sprintf(
-			"%s: it redirects to %s; redirects are not followed, so write that address",
-			text,
-			f.Redirect,
-		)
+		return fmt.Sprintf("%s: it redirects to %s; redirects are not followed, so write that address",
+			text, f.Redirect)
 	case f.IsRedirect():
 		return text + ": it redirects, and redirects are not followed"
 	case f.Status != 0 && f.Code != "":
@@ -134,8 +131,10 @@ func (f RequestFailed) UnknownClient() bool {
 // MaybeHeard reports whether the server may have done what was asked, although its answer does not
 // say so.
 func (f RequestFailed) MaybeHeard() bool {
-	return f.Status == 0 && f.Rule == nil && !f.unsent || f.Status >= http.StatusInternalServerError ||
-		f.Status/100 == 2
+	if f.Status == 0 {
+		return f.Rule == nil && !f.unsent
+	}
+	return f.Status >= http.StatusInternalServerError || f.Status/100 == 2
 }
 
 // outcome reads an answer to a request for a token. It is lenient: what holds a token is stored

@@ -19,8 +19,7 @@ var (
 	errProxyURL = errors.New("must be a URL such as http://proxy.example:3128; special characters in its user name " +
 		"and password have to be percent-encoded")
 	errProxyPassword = errors.New(
-		"has the placeholder that a read returns in place of the password; write the password",
-	)
+		"has the placeholder that a read returns in place of the password; write the password")
 )
 
 // ParseProxy reads the URL of an HTTP proxy: http or https, a host, and optionally a port, a user
@@ -32,12 +31,7 @@ func ParseProxy(s, stored string) (string, error) {
 	switch {
 	case s == "":
 		return "", nil
-	case err != nil,
-		u.Opaque != "",
-		u.Path != "" && u.Path != "/",
-		u.RawQuery != "",
-		u.ForceQuery,
-		strings.Contains(s, "#"):
+	case err != nil, u.Opaque != "", u.Path != "" && u.Path != "/", strings.ContainsAny(s, "?#"):
 		return "", errProxyURL
 	case u.Scheme != "http" && u.Scheme != "https":
 		return "", errors.New("must begin with http:// or https://")
@@ -81,48 +75,48 @@ func proxyFor(proxy string) func(*http.Request) (*url.URL, error) {
 	return func(*http.Request) (*url.URL, error) { return u, err }
 }
 
-// proxyRefused is a proxy's answer to CONNECT when it has not connected.
-type proxyRefused struct{ status int }
+// proxyStatusError is a proxy's answer to CONNECT when it has not connected.
+type proxyStatusError struct{ status int }
 
-func (e *proxyRefused) Error() string {
+func (e *proxyStatusError) Error() string {
 	return fmt.Sprintf("the proxy answered %d to CONNECT", e.status)
 }
 
 // connectAnswered looks at a proxy's answer to CONNECT.
 func connectAnswered(ctx context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
 	if resp.StatusCode != http.StatusOK {
-		return &proxyRefused{resp.StatusCode}
+		return &proxyStatusError{resp.StatusCode}
 	}
 	progressOf(ctx).tunnelled.Store(true)
 	return nil
 }
 
 // proxyTrouble returns what went wrong at the proxy, as a sentence without credentials.
-func proxyTrouble(proxy string, n *noAnswer) string {
+func proxyTrouble(proxy string, n *noAnswerError) string {
 	u, err := url.Parse(proxy)
 	if err != nil {
 		return "egress_proxy of config cannot be read"
 	}
 	name := "the proxy " + uri.Origin(u)
-	if refused, ok := errors.AsType[*proxyRefused](n.err); ok {
-		return fmt.Sprintf(
-			"%s answered %d to CONNECT%s",
-			name,
-			refused.status,
-			refusalHelp(refused.status, u.User != nil),
-		)
+	if refused, ok := errors.AsType[*proxyStatusError](n.err); ok {
+		return fmt.Sprintf("%s answered %d to CONNECT%s",
+			name, refused.status, refusalHelp(refused.status, u.User != nil))
 	}
 	text := name + " could not be used"
 	if what := classify(n).tell(true); what != "" {
 		text += ": " + what
 	}
+	if isReset(n.err) || isClosed(n.err) {
+		text += "; " + helpPort
+	}
 	return text
 }
 
-// refusalHelp returns what helps against a status with which proxies refuse to connect.
+// refusalHelp returns what helps against a status with which proxies refuse to connect. Tinyproxy
+// answers 401 to a wrong password.
 func refusalHelp(status int, hasUser bool) string {
 	switch {
-	case status == http.StatusProxyAuthRequired && hasUser:
+	case (status == http.StatusProxyAuthRequired || status == http.StatusUnauthorized) && hasUser:
 		return "; correct the user name and password in egress_proxy of config"
 	case status == http.StatusProxyAuthRequired:
 		return "; write egress_proxy of config with the user name and password that it wants"
