@@ -179,10 +179,9 @@ func (a *attempt) storeIssued(ctx context.Context, next *grant) (*grant, error) 
 // storeAnswer stores a grant that holds an answer which cannot be requested again, trying for 30 s,
 // and in the background from then on.
 func (a *attempt) storeAnswer(ctx context.Context, next *grant) (*grant, error) {
-	a.place.Leave()
 	a.lock.entry.failure = recentFailure{}
 	a.lock.entry.unsaved = &unsavedAnswer{grant: next, intentID: a.grant.Intent.ID}
-	if err := a.lock.persistUnsaved(ctx); err != nil {
+	if err := a.lock.persistUnsaved(ctx, a.place); err != nil {
 		return nil, err
 	}
 	return next, nil

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/authserver"
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/deadline"
 )
 
@@ -24,8 +25,9 @@ const (
 )
 
 // persistUnsaved stores the unsaved answer, trying for 30 s. If storage does not accept it, it
-// stays in memory, and is stored before anything else happens to the grant.
-func (l *grantLock) persistUnsaved(ctx context.Context) error {
+// stays in memory, and is stored before anything else happens to the grant. The place at the server is
+// given back if that takes longer.
+func (l *grantLock) persistUnsaved(ctx context.Context, place *authserver.Place) error {
 	until := l.b.clock.Now().Add(saveTimeout)
 	for {
 		err := l.save(ctx)
@@ -45,6 +47,7 @@ func (l *grantLock) persistUnsaved(ctx context.Context) error {
 			l.b.saveLater(l.storage, l.name)
 			return errUnsaved
 		}
+		place.Leave()
 		if err := l.b.sleep(ctx, saveInterval); err != nil {
 			return err
 		}
