@@ -70,6 +70,16 @@ func loadKeys(ctx context.Context, s logical.Storage, c *config) ([]*clientKey, 
 	return keys, nil
 }
 
+// loadClientKeys reads the client and its keys; a nil client if none is configured.
+func loadClientKeys(ctx context.Context, s logical.Storage) (*config, []*clientKey, error) {
+	c, err := loadConfig(ctx, s)
+	if err != nil || c == nil {
+		return nil, nil, err
+	}
+	keys, err := loadKeys(ctx, s, c)
+	return c, keys, err
+}
+
 // loadKey reads the stored key of a storage id; nil if it is gone.
 func loadKey(ctx context.Context, s logical.Storage, id string) (*clientKey, error) {
 	entry, err := s.Get(ctx, keysPrefix+id)
@@ -159,12 +169,8 @@ func (b *Backend) activate(ctx context.Context, s logical.Storage, c *config, k 
 // advanceKeys activates a pending key once the client's wallet has published it for long enough, and
 // destroys retired ones. force does not ask the wallet, and does not wait.
 func (b *Backend) advanceKeys(ctx context.Context, s logical.Storage, force bool) error {
-	c, err := loadConfig(ctx, s)
+	c, keys, err := loadClientKeys(ctx, s)
 	if err != nil || c == nil {
-		return err
-	}
-	keys, err := loadKeys(ctx, s, c)
-	if err != nil {
 		return err
 	}
 	k, published := pendingKey(keys), false
@@ -203,12 +209,8 @@ func (b *Backend) destroyRetired(ctx context.Context, s logical.Storage, keys []
 // advancePending notes since when a pending key is published, and activates it in time. The caller
 // holds configMu; what was read before is read again.
 func (b *Backend) advancePending(ctx context.Context, s logical.Storage, k *clientKey, published, force bool) error {
-	c, err := loadConfig(ctx, s)
+	c, keys, err := loadClientKeys(ctx, s)
 	if err != nil || c == nil {
-		return err
-	}
-	keys, err := loadKeys(ctx, s, c)
-	if err != nil {
 		return err
 	}
 	now := b.clock.Now()

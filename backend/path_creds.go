@@ -95,16 +95,22 @@ func (b *Backend) readCreds(
 	return resp, nil
 }
 
+// lockLease reads and locks the grant of a lease. The caller releases the lock.
+func (b *Backend) lockLease(ctx context.Context, req *logical.Request) (leaseGrant, *grantLock, error) {
+	lg, err := readLeaseGrant(req)
+	if err != nil {
+		return lg, nil, err
+	}
+	l, err := b.lockGrant(ctx, req.Storage, lg.lockName())
+	return lg, l, err
+}
+
 // renewCreds rotates and returns the new token with the lease. Its errors are plain, as
 // renewToken's.
 func (b *Backend) renewCreds(
 	ctx context.Context, req *logical.Request, _ *framework.FieldData,
 ) (*logical.Response, error) {
-	lg, err := readLeaseGrant(req)
-	if err != nil {
-		return nil, err
-	}
-	l, err := b.lockGrant(ctx, req.Storage, lg.lockName())
+	lg, l, err := b.lockLease(ctx, req)
 	if err != nil {
 		return nil, err
 	}
@@ -143,11 +149,7 @@ func (b *Backend) renewCreds(
 func (b *Backend) revokeCreds(
 	ctx context.Context, req *logical.Request, _ *framework.FieldData,
 ) (*logical.Response, error) {
-	lg, err := readLeaseGrant(req)
-	if err != nil {
-		return nil, err
-	}
-	l, err := b.lockGrant(ctx, req.Storage, lg.lockName())
+	lg, l, err := b.lockLease(ctx, req)
 	if err != nil {
 		return nil, err
 	}
