@@ -57,6 +57,9 @@ func (l *grantLock) newAttempt(
 	return &attempt{lock: l, grant: g, config: c, client: client, place: place, cause: why}, nil
 }
 
+// leave gives back whatever place the attempt has by then.
+func (a *attempt) leave() { a.place.Leave() }
+
 // verdict is what an outcome means for repeating a request.
 type verdict int
 
@@ -134,7 +137,8 @@ func (a *attempt) checkOwnership(ctx context.Context) error {
 	stored, err := loadGrant(ctx, a.lock.storage, a.lock.name)
 	switch {
 	case err != nil:
-		a.lock.b.Logger().Error("the grant could not be read while its rotation is under way", "grant", a.lock.name, "error", err)
+		a.lock.b.Logger().
+			Error("the grant could not be read while its rotation is under way", "grant", a.lock.name, "error", err)
 		return errStorage
 	case !stored.hasIntent(a.grant.Intent.ID):
 		return errTakenOver

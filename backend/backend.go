@@ -44,6 +44,7 @@ type Backend struct {
 	outages  sync.Map // a set: origins of servers that last gave no answer
 	issuedAt sync.Map // origins of servers: when one last issued a token
 	patterns map[*framework.Path]*regexp.Regexp
+	namespaces
 
 	// configMu keeps the client from changing between the moment a grant is begun for it and the
 	// moment that the grant is in the list.
@@ -119,7 +120,8 @@ func (b *Backend) HandleRequest(ctx context.Context, req *logical.Request) (*log
 	}
 	defer b.inFlight.end()
 
-	if err := b.checkInput(req); err != nil {
+	ctx = withMount(ctx, b.mountAsWritten(ctx, req.MountPoint))
+	if err := b.readInput(ctx, req); err != nil {
 		return logical.ErrorResponse(err.Error()), nil
 	}
 	if req.Operation == logical.RollbackOperation {
@@ -127,7 +129,7 @@ func (b *Backend) HandleRequest(ctx context.Context, req *logical.Request) (*log
 		ctx, stop = deadline.After(ctx, b.clock, rollbackTimeout)
 		defer stop()
 	}
-	return b.Backend.HandleRequest(withMount(ctx, req.MountPoint), req)
+	return b.Backend.HandleRequest(ctx, req)
 }
 
 // HandleExistenceCheck reports whether what the request names is stored. It looks at the path

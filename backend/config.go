@@ -38,6 +38,8 @@ type config struct {
 	Verify             bool          `json:"verify"`
 	MaxRequests        int           `json:"max_requests_per_server,omitempty"`
 	KeyChangedAt       time.Time     `json:"key_changed_at,omitempty"` // when another key became this one
+	ReplacedKeys       []replacedKey `json:"replaced_keys,omitempty"`
+	Unpublished        bool          `json:"unpublished,omitempty"` // Vault has generated the key, and no wallet was seen to publish it
 }
 
 func newConfig() *config {

@@ -115,8 +115,7 @@ func (c *config) apply(d *framework.FieldData) (err error) {
 		}
 	}
 	if given(d, "ca_cert") {
-		c.CACert = value[string](d, "ca_cert")
-		if err := authserver.CheckCACert(c.CACert); err != nil {
+		if c.CACert, err = authserver.NormalizeCACert(value[string](d, "ca_cert")); err != nil {
 			return fieldError("ca_cert", err)
 		}
 	}

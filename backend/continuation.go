@@ -4,7 +4,9 @@ package backend
 
 import (
 	"context"
+	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -22,23 +24,30 @@ const (
 	tooLate = "its owner was not asked, or did not decide, in time"
 )
 
+// continued is what came of continuing a pending grant.
+type continued struct {
+	grant *grant
+	hint  string    // what a redirect says that anybody could have made up; nothing was done
+	again time.Time // when it may be tried again; zero: it is done
+}
+
 // continueGrant continues a pending grant. It waits for the moment at which the server may be asked
 // without holding the grant's lock.
-func (b *Backend) continueGrant(ctx context.Context, s logical.Storage, name string, r reply) (*grant, error) {
+func (b *Backend) continueGrant(ctx context.Context, s logical.Storage, name string, r reply) (continued, error) {
 	until := b.clock.Now().Add(consentTimeout)
 	for {
-		g, again, err := b.continueOnce(ctx, s, name, r)
-		if err != nil || again.IsZero() {
-			return g, err
+		done, err := b.continueOnce(ctx, s, name, r)
+		if err != nil || done.again.IsZero() {
+			return done, err
 		}
-		if again.After(until) {
-			return nil, userErrorf(
+		if done.again.After(until) {
+			return continued{}, userErrorf(
 				"the authorization server wants a pause until %s; write this again then",
-				again.UTC().Format(time.RFC3339),
+				done.again.UTC().Format(time.RFC3339),
 			)
 		}
-		if err := b.sleep(ctx, again.Sub(b.clock.Now())); err != nil {
-			return nil, err
+		if err := b.sleep(ctx, done.again.Sub(b.clock.Now())); err != nil {
+			return continued{}, err
 		}
 	}
 }
@@ -47,126 +56,133 @@ func (b *Backend) continueGrant(ctx context.Context, s logical.Storage, name str
 // as irreversible as a rotation, and goes by the same steps.
 func (b *Backend) continueOnce(
 	ctx context.Context, s logical.Storage, name string, r reply,
-) (_ *grant, again time.Time, err error) {
+) (done continued, err error) {
 	l, err := b.lockGrant(ctx, s, name) // 1. lock
 	if err != nil {
-		return nil, again, err
+		return done, err
 	}
 	defer l.release()
 	g, err := l.load(ctx) // 2. load
 	if err != nil {
-		return nil, again, err
+		return done, err
 	}
 	if g == nil || g.Pending == nil {
-		return nil, again, userErrorf(
+		return done, userErrorf(
 			"grant %q does not wait for anybody's consent; write %s with access to ask for it",
 			name,
 			mountPath(ctx, grantsPrefix+name),
 		)
 	}
-	if r == (reply{}) && g.Intent != nil && g.Intent.Ref != "" {
-		r = reply{ref: g.Intent.Ref, resumed: true} // a crash came between
+	said, err := g.Pending.read(r)
+	if err != nil || said.hint != "" {
+		return continued{grant: g, hint: said.hint}, err
 	}
-	if err := g.Pending.check(r); err != nil {
-		return nil, again, err
+	if err := l.keepReference(ctx, g, said.ref); err != nil {
+		return done, err
 	}
 	c, err := loadClient(ctx, s)
 	if err != nil {
-		return nil, again, err
+		return done, err
 	}
 	if err := l.recentError(); err != nil {
-		return nil, again, err
+		return done, err
 	}
-	now := b.clock.Now()
-	if r.result == "" && g.Pending.NotBefore.After(now) && !g.Pending.expired(now) {
-		return nil, g.Pending.NotBefore, nil
+	if said.declined {
+		return done, l.endInteraction(ctx, g, c, "its owner declined")
 	}
-	a, err := l.beginContinuation(ctx, g, c, r.ref) // 3. write the intent
-	if err != nil {
-		return nil, again, err
+	if g.Pending.NotBefore.After(b.clock.Now()) {
+		return continued{again: g.Pending.NotBefore}, nil
 	}
-	defer a.place.Leave()
-	ctx = context.WithoutCancel(ctx) // 4. detach
-	if why := cannotContinue(g.Pending, c, r, now); why != "" {
-		return nil, again, a.endInteraction(ctx, why)
-	}
-	return a.continueInteraction(ctx, r) // 5. call, 6. store; 7. unlock and return
+	return l.continueInteraction(ctx, g, c, false)
 }
 
-// cannotContinue returns why an interaction is over; empty: it is not.
-func cannotContinue(p *pending, c *config, r reply, now time.Time) string {
-	switch {
-	case p.expired(now):
-		return tooLate
-	case r.result == "grant_rejected":
-		return "its owner declined"
-	case r.result != "":
-		return "the interaction with its owner has expired or was broken off"
-	case !c.identity().SameOrigin(p.Continue.URL, p.Source.AuthOrigin):
-		return "the authorization server named a continuation on another origin"
+// keepReference stores that the owner has consented. From then on the worker sends the reference if
+// nobody else does.
+func (l *grantLock) keepReference(ctx context.Context, g *grant, ref string) error {
+	p := g.Pending
+	if ref == p.Ref {
+		return nil
 	}
-	return ""
-}
-
-// beginContinuation writes the intent to do something about a pending grant.
-func (l *grantLock) beginContinuation(ctx context.Context, g *grant, c *config, ref string) (*attempt, error) {
-	origin := uri.OriginOf(g.Pending.Continue.URL)
-	a, err := l.newAttempt(ctx, c, g, causeConsent, origin, g.Pending.Source.OperatorHosts)
-	if err != nil {
-		return nil, err
-	}
-	a.answered = g.Intent != nil && g.Intent.Cause == causeConsent // an answer may have been lost
-	g.begin(causeConsent, l.b.clock.Now())
-	g.Intent.Ref = ref
-	if err := l.store(ctx, g); err != nil {
-		a.place.Leave()
-		return nil, err
-	}
-	return a, nil
-}
-
-// endExpired ends an interaction whose owner did not decide in time, and returns the error for
-// whoever wanted a token.
-func (l *grantLock) endExpired(ctx context.Context, g *grant, c *config) error {
-	a, err := l.beginContinuation(ctx, g, c, "")
-	if err != nil {
+	p.Ref, p.Tries, p.TryAt = ref, 0, l.b.clock.Now().Add(formerRetryMin)
+	if _, err := l.putSlot(ctx, interactionDue(g, l.b.clock.Now()), slot{}); err != nil {
 		return err
 	}
-	defer a.place.Leave()
-	return a.endInteraction(context.WithoutCancel(ctx), tooLate)
+	return l.store(ctx, g)
 }
 
-func (a *attempt) continueInteraction(ctx context.Context, r reply) (_ *grant, again time.Time, err error) {
-	p := a.grant.Pending
-	out, err := a.continueWithRetry(ctx, r)
+// beginContinuation returns an attempt to do something about a pending grant, which bears an intent.
+// The caller leaves its place.
+func (l *grantLock) beginContinuation(
+	ctx context.Context, g *grant, c *config, background bool,
+) (*attempt, error) {
+	place, err := l.b.enter(ctx, c, uri.OriginOf(g.Pending.Continue.URL), background)
 	if err != nil {
-		return nil, again, a.fail(ctx, err)
+		return nil, err
+	}
+	g.begin(causeConsent, l.b.clock.Now())
+	if err := l.store(ctx, g); err != nil {
+		place.Leave()
+		return nil, err
+	}
+	return &attempt{
+		lock: l, grant: g, config: c, client: l.b.clientFor(c, g.Pending.Source.OperatorHosts...), place: place,
+		cause: causeConsent,
+	}, nil
+}
+
+// continueInteraction sends the reference that is kept, or polls if there is none.
+func (l *grantLock) continueInteraction(
+	ctx context.Context, g *grant, c *config, background bool,
+) (done continued, err error) {
+	p, now := g.Pending, l.b.clock.Now()
+	if why := p.unusable(ctx, l.b, c); why != "" {
+		return done, userErrorf("the continue URI that the authorization server gave for grant %q %s", l.name, why)
+	}
+	answered := p.AnswerLost
+	p.AnswerLost = true // until there is an answer
+	if background {
+		p.Tries++
+		p.postpone(now.Add(retryAfter(l.name, p.Tries)))
+	} else {
+		p.postpone(now.Add(formerRetryMin))
+	}
+	a, err := l.beginContinuation(ctx, g, c, background) // 3. write the intent
+	if err != nil {
+		return done, err
+	}
+	defer func() { a.place.Leave() }()
+	a.answered = answered
+	return a.continueInteraction(context.WithoutCancel(ctx)) // 4. detach; 5. call, 6. store
+}
+
+func (a *attempt) continueInteraction(ctx context.Context) (done continued, err error) {
+	p := a.grant.Pending
+	out, err := a.continueWithRetry(ctx)
+	if err != nil {
+		p.AnswerLost = a.answered
+		return done, a.fail(ctx, err)
 	}
 	switch out := out.(type) {
 	case authserver.TokenIssued:
-		g, err := a.storeGranted(ctx, out)
-		return g, again, err
+		done.grant, err = a.storeGranted(ctx, out)
+		return done, err
 	case authserver.ConsentPending:
-		p.Continue = out.Continue
-		g, err := a.storePause(ctx, out.Wait)
+		p.Continue, p.AnswerLost = out.Continue, false
+		done.grant, err = a.storePause(ctx, out.Wait)
 		a.record(resultPending, err)
-		return g, again, err
+		return done, err
 	case authserver.RequestFailed:
-		if out.Code == authserver.TooFast {
-			_, err := a.storePause(ctx, 0)
-			return nil, p.NotBefore, err
-		}
-		return nil, again, a.interactionFailed(ctx, out, r)
+		return a.continuationRefused(ctx, out)
 	default:
-		return nil, again, unexpectedOutcome(out)
+		return done, unexpectedOutcome(out)
 	}
 }
 
 // continueWithRetry sends the request until there is an answer that decides.
-func (a *attempt) continueWithRetry(ctx context.Context, r reply) (authserver.Outcome, error) {
+func (a *attempt) continueWithRetry(ctx context.Context) (authserver.Outcome, error) {
 	p := a.grant.Pending
 	return a.sendWithRetry(ctx, func() authserver.Outcome {
-		return a.client.Continue(ctx, p.Continue, r.ref)
+		return a.client.Continue(ctx, p.Continue, p.Ref)
 	}, func(out authserver.Outcome) (verdict, error) {
 		f, failed := out.(authserver.RequestFailed)
 		if !failed || f.Settles() {
@@ -182,43 +198,72 @@ func (a *attempt) continueWithRetry(ctx context.Context, r reply) (authserver.Ou
 	})
 }
 
-// interactionFailed handles an answer that neither grants nor asks to wait.
-func (a *attempt) interactionFailed(ctx context.Context, f authserver.RequestFailed, r reply) error {
+// ruling is what a refusal to continue means for the interaction.
+type ruling int
+
+const (
+	rulingOver    ruling = iota // it has ended
+	rulingPause                 // too fast
+	rulingUnknown               // the server does not know the reference
+	rulingUnclear               // it goes on, and nothing is known
+)
+
+// judgeRefusal decides what a refusal means, and why the interaction has ended if it has. answered:
+// an earlier request may have been done, so that a reference that is refused was used up by it.
+func judgeRefusal(f authserver.RequestFailed, p *pending, answered bool) (r ruling, cause string) {
+	denied := f.Code == authserver.RequestDenied
 	switch {
-	case a.answered && f.Code != authserver.InvalidRequest:
-		// The reference is used up because an earlier request was heard. What was granted then is
-		// of no use to anybody, and counts against limits.
-		return a.endInteraction(ctx, "the authorization server's answer to the consent was lost")
-	case f.Code == authserver.InvalidContinuation && f.Status == http.StatusNotFound:
-		if _, err := a.storePause(ctx, 0); err != nil {
-			return err
-		}
-		return userErrorf("interact_ref: the authorization server does not know this reference")
-	case f.Code == authserver.RequestDenied && r.ref != "":
-		// An owner who declines is sent back without a reference.
-		return a.endInteraction(ctx, "the reference was used already")
-	case f.Code == authserver.RequestDenied || f.Code == authserver.UserDenied:
-		return a.endInteraction(ctx, "its owner declined")
-	case f.Code == authserver.InvalidRequest:
-		if _, err := a.storePause(ctx, 0); err != nil {
-			return err
-		}
-		return serverError(f)
+	case f.BadSignature() || f.Code == authserver.InvalidRequest:
+		return rulingUnclear, ""
+	case f.Code == authserver.TooFast:
+		return rulingPause, ""
+	case f.Code == authserver.UserDenied:
+		return rulingOver, "its owner declined"
+	case denied && p.Ref == "" && p.FinishURI != "": // such grants cannot be polled, whatever the owner decided
+		return rulingUnclear, ""
+	case answered:
+		return rulingOver, "the authorization server's answer to the consent was lost"
+	case denied && p.Ref == "":
+		return rulingOver, "its owner declined"
+	case denied: // an owner who declines is sent back without a reference
+		return rulingOver, "the reference was used already"
+	case f.Code == authserver.InvalidContinuation && f.Status == http.StatusNotFound && p.Ref != "":
+		return rulingUnknown, ""
 	}
-	return a.endInteraction(ctx, "the authorization server no longer knows the interaction")
+	return rulingOver, "the authorization server no longer knows the interaction"
+}
+
+// continuationRefused handles an answer that neither grants nor says that the owner has not decided.
+func (a *attempt) continuationRefused(ctx context.Context, f authserver.RequestFailed) (done continued, err error) {
+	p := a.grant.Pending
+	p.AnswerLost = a.answered
+	r, cause := judgeRefusal(f, p, a.answered)
+	switch r {
+	case rulingOver:
+		return done, a.endInteraction(ctx, cause)
+	case rulingUnknown:
+		p.Ref = ""
+	}
+	g, err := a.storePause(ctx, 0)
+	switch {
+	case err != nil:
+		return done, err
+	case r == rulingPause:
+		return continued{again: g.Pending.NotBefore}, nil
+	case r == rulingUnknown:
+		return done, userErrorf("interact_ref: the authorization server does not know this reference")
+	}
+	return done, serverError(f)
 }
 
 // storeGranted stores what the owner has consented to, and then cancels the grant that was in its
-// place.
+// place: an active one, or one that was lost since.
 func (a *attempt) storeGranted(ctx context.Context, token authserver.TokenIssued) (*grant, error) {
 	former, next := *a.grant, *a.grant
-	former.Pending = nil
 	next.source, next.Continue, next.Manage = a.grant.Pending.Source, a.grant.Pending.Continue, ""
-	next.Access, next.Interactive, next.Pending = next.Requested, true, nil
+	next.Access, next.Interactive, next.Pending, next.Ending = next.Requested, true, nil, false
 	next.accept(token, causeConsent)
-	if former.Status == statusActive {
-		next.replace(former.ending(), a.lock.b.clock.Now())
-	}
+	next.replace(former.ending(), a.lock.b.clock.Now())
 	g, err := a.storeIssued(ctx, &next)
 	if err == nil {
 		_ = a.endFormers(ctx, g) // or the worker does
@@ -226,26 +271,35 @@ func (a *attempt) storeGranted(ctx context.Context, token authserver.TokenIssued
 	return g, err
 }
 
-// storePause stores that the grant goes on waiting, without the intent: the server has answered,
-// and nothing is used up.
+// storePause stores that the grant goes on waiting, without the intent: the server has answered. What
+// it has answered is kept like a token, because a new continuation is the only way to the grant.
 func (a *attempt) storePause(ctx context.Context, wait time.Duration) (*grant, error) {
 	if wait == 0 {
 		wait = defaultWait
 	}
-	next := *a.grant
-	still := *a.grant.Pending
+	next, still := *a.grant, *a.grant.Pending
 	still.NotBefore = a.lock.b.clock.Now().Add(wait)
 	next.Pending, next.Intent = &still, nil
-	a.grant.Pending.NotBefore = still.NotBefore
 	return a.storeAnswer(ctx, &next)
+}
+
+// endInteraction gives an interaction up, under an intent of its own.
+func (l *grantLock) endInteraction(ctx context.Context, g *grant, c *config, why string) error {
+	a, err := l.beginContinuation(ctx, g, c, false)
+	if err != nil {
+		return err
+	}
+	defer func() { a.place.Leave() }()
+	return a.endInteraction(context.WithoutCancel(ctx), why)
 }
 
 // endInteraction gives the interaction up: what was begun is cancelled, and what is stored
 // alongside it goes on; if that is nothing, the grant is lost.
 func (a *attempt) endInteraction(ctx context.Context, why string) error {
-	next := *a.grant
+	next, now := *a.grant, a.lock.b.clock.Now()
 	next.Pending, next.Intent = nil, nil
-	next.LastFailure = event{At: a.lock.b.clock.Now(), Cause: why}
+	next.LastFailure = event{At: now, Cause: why}
+	next.replace(a.grant.Pending.ending(), now)
 	lost := next.Status == statusPending
 	if lost {
 		next.Status, next.Lost = statusLost, next.LastFailure
@@ -253,6 +307,7 @@ func (a *attempt) endInteraction(ctx context.Context, why string) error {
 	if err := a.storeIfOwned(ctx, &next); err != nil {
 		return err
 	}
+	a.lock.entry.failure = recentFailure{}
 	ended := userErrorf(
 		"%s: the owner has to be asked again; write %s with access",
 		why,
@@ -263,36 +318,66 @@ func (a *attempt) endInteraction(ctx context.Context, why string) error {
 	} else {
 		a.record(resultFailed, ended)
 	}
-	if a.place.Return() {
-		a.withdraw(ctx, a.grant.Pending)
-	}
+	_ = a.endFormers(ctx, &next) // or the worker does
 	return ended
 }
 
-// interactionDue returns when the worker ends an interaction that nobody has brought to an end.
-func interactionDue(g *grant) time.Time {
-	if g.Pending == nil {
-		return time.Time{}
-	}
-	return g.Pending.Since.Add(pendingTTL + time.Hour)
-}
-
-// workInteraction ends an interaction whose time is over.
+// workInteraction brings an interaction to an end that nobody else has: it sends the reference, or
+// polls once more where that can be done. A consent that was given is never thrown away, so an
+// interaction is only given up if there is none, as far as can be told.
 func (l *grantLock) workInteraction(ctx context.Context, g *grant) error {
 	c, err := loadClient(ctx, l.storage)
 	if err != nil {
 		return err
 	}
-	err = l.endExpired(ctx, g, c)
+	p := g.Pending
+	if p.Ref == "" && (p.FinishURI != "" || p.unusable(ctx, l.b, c) != "") {
+		return overIsDone(l.endInteraction(ctx, g, c, tooLate))
+	}
+	done, err := l.continueInteraction(ctx, g, c, true)
+	if err != nil {
+		return overIsDone(err)
+	}
+	if still := done.grant; still != nil && still.Pending != nil && still.Pending.Ref == "" {
+		return overIsDone(l.endInteraction(ctx, still, c, tooLate))
+	}
+	return nil
+}
+
+// overIsDone returns nil for what a caller would be told to correct: it is stored with the grant.
+func overIsDone(err error) error {
 	if isUserError(err) {
-		return nil // it is over
+		return nil
 	}
 	return err
 }
 
-// withdraw cancels what an owner was being asked for, if that can be done.
-func (a *attempt) withdraw(ctx context.Context, p *pending) {
-	if err := a.lock.b.end(ctx, a.config, p.ending()); err != nil {
-		a.lock.b.Logger().Warn("what an owner was being asked for could not be cancelled", "grant", a.lock.name, "error", err)
+// unusable returns why the interaction cannot be continued; empty: it can.
+func (p *pending) unusable(ctx context.Context, b *Backend, c *config) string {
+	return unusableContinuation(ctx, p.Continue, b.clientFor(c, p.Source.OperatorHosts...), p.Source.AuthOrigin)
+}
+
+// unusableContinuation returns why a continuation cannot be used, as the rest of a sentence about
+// its URI; empty: it can. home is the authorization server's origin.
+func unusableContinuation(
+	ctx context.Context, at authserver.Continuation, client *authserver.Client, home string,
+) string {
+	u, err := authserver.ParseURL(at.URL)
+	switch {
+	case at.URL == "":
+		return "is missing"
+	case err != nil:
+		return "cannot be used: it " + err.Error()
+	case !strings.Contains(u.EscapedPath(), "continue/"):
+		return "has no continue/ in its path, which Open Payments requires"
+	case !client.SameOrigin(at.URL, home):
+		return fmt.Sprintf("is on %q, not on the authorization server %s: if that is right, add it to "+
+			"allowed_auth_servers in %s", uri.Origin(u), home, mountPath(ctx, configKey))
+	case !authserver.IsToken(at.Token):
+		return "comes without a token that could be sent"
 	}
+	if err := client.CheckReach(u); err != nil {
+		return err.Error()
+	}
+	return ""
 }

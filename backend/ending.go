@@ -80,11 +80,11 @@ func (b *Backend) end(ctx context.Context, c *config, e ending) error {
 }
 
 // endNow ends a grant, waiting for a place at its server.
-func (b *Backend) endNow(ctx context.Context, c *config, e ending) error {
+func (b *Backend) endNow(ctx context.Context, c *config, e ending, background bool) error {
 	if e.url() == "" {
 		return nil
 	}
-	place, err := b.enter(ctx, c, e.origin(), false)
+	place, err := b.enter(ctx, c, e.origin(), background)
 	if err != nil {
 		return err
 	}
@@ -196,13 +196,14 @@ func (a *attempt) endHere(ctx context.Context, e ending) error {
 		return a.lock.b.end(ctx, a.config, e)
 	}
 	a.place.Leave()
-	return a.lock.b.endNow(ctx, a.config, e)
+	return a.lock.b.endNow(ctx, a.config, e, false)
 }
 
 // warnFormers tells who asked that a former grant still lives.
 func warnFormers(resp *logical.Response, err error) {
 	if err != nil {
-		resp.AddWarning("the former grant could not be cancelled yet at the authorization server, and its limits may " +
+		resp.AddWarning("the former grant could not be cancelled yet at the authorization server, and its limits " +
+			"may " +
 			"count alongside the new one's; it is tried again in the background: " + err.Error())
 	}
 }

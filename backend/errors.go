@@ -70,7 +70,8 @@ var (
 	// forwarded to another node, which would begin the rotation anew.
 	errUnsaved = errors.New("the authorization server has answered, but the answer could not be stored yet; " +
 		"it is kept in memory: try again")
-	errStorage = errors.New("the grant could not be read from storage or written to it during its rotation: try again")
+	errStorage = errors.New("the grant could not be read from storage or written to it during its rotation: try " +
+		"again")
 )
 
 type mountKey struct{}
@@ -99,8 +100,23 @@ func noRole(ctx context.Context, name string) error {
 	)
 }
 
+// lostGrantError is for a grant whose token the server no longer accepts.
+type lostGrantError struct{ text error }
+
+func (e lostGrantError) Error() string { return e.text.Error() }
+
+func (e lostGrantError) Unwrap() error { return e.text }
+
 func lostError(ctx context.Context, g *grant, name string) error {
-	return userErrorf(
+	if g.Pending != nil {
+		at := mountPath(ctx, grantsPrefix+name)
+		return lostGrantError{
+			userErrorf("grant %q is lost since %s (%s), and its owner is being asked for another one: "+
+				"the owner opens the interact_url that a read of %s returns, then write %s/continue",
+				name, g.Lost.At.UTC().Format(time.RFC3339), g.Lost.Cause, at, at),
+		}
+	}
+	return lostGrantError{userErrorf(
 		"grant %q is lost since %s (%s): its owner has to be asked again; "+
 			"write access, or a new grant's access_token and manage_url, to %s, or try the server once more with %s",
 		name,
@@ -108,7 +124,7 @@ func lostError(ctx context.Context, g *grant, name string) error {
 		g.Lost.Cause,
 		mountPath(ctx, grantsPrefix+name),
 		mountPath(ctx, "rotate/"+name),
-	)
+	)}
 }
 
 func pendingError(ctx context.Context, name string) error {
@@ -131,7 +147,7 @@ func keyNotPublished(ctx context.Context, client authserver.Identity) error {
 	return userErrorf(
 		"%s/jwks.json does not hold the public key of %s under key_id, so the authorization server cannot check "+
 			"our signature; "+
-			"publish it or correct config; the grant is kept",
+			"publish it or correct config",
 		client.WalletAddress,
 		mountPath(ctx, configKey),
 	)

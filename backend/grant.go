@@ -50,6 +50,9 @@ type grant struct {
 	AskedAt  time.Time `json:"asked_at"` // when it was last requested anew
 	Settings settings  `json:"settings"`
 
+	Imported     bool     `json:"imported,omitempty"`      // obtained elsewhere, not by asking
+	ImportedWith []string `json:"imported_with,omitempty"` // SHA-256 of the tokens of imports, in hex
+
 	Formers   []ending  `json:"formers,omitempty"`   // grants that this one has replaced, still to be cancelled
 	Replaced  *replaced `json:"replaced,omitempty"`  // the token that an import has replaced
 	Doubt     *doubt    `json:"doubt,omitempty"`     // the server cannot rotate, and may never again
@@ -71,6 +74,11 @@ type source struct {
 	WalletAddress  string          `json:"wallet_address,omitempty"`
 	ResourceServer string          `json:"resource_server,omitempty"`
 	OperatorHosts  []string        `json:"typed_hosts,omitempty"` // named by an operator, not by a document
+
+	// As an operator typed them: what is left out there was discovered.
+	TypedWalletAddress  string `json:"typed_wallet_address,omitempty"`
+	TypedAuthServer     string `json:"typed_auth_server,omitempty"`
+	TypedResourceServer string `json:"typed_resource_server,omitempty"`
 }
 
 // intent marks that a new token is being requested. It is written before the request is sent, and
@@ -80,7 +88,7 @@ type intent struct {
 	Generation int       `json:"generation"` // being attempted
 	At         time.Time `json:"at"`
 	Cause      cause     `json:"cause"`
-	Ref        string    `json:"ref,omitempty"` // interaction reference that is being sent
+	Ref        string    `json:"ref,omitempty"` // read only, see adoptReference
 }
 
 // replaced is the token that an import has replaced, which leases may still hold.
@@ -231,6 +239,7 @@ func loadGrant(ctx context.Context, s logical.Storage, name string) (*grant, err
 		return nil, fmt.Errorf("the stored grant %q was written by a newer version of the engine (layout %d)%w",
 			name, g.Version, errUnreadable)
 	}
+	g.adoptReference()
 	return &g, nil
 }
 

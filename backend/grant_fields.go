@@ -12,7 +12,7 @@ import (
 // importFields and askFields are the fields that replace a grant; the others change how it is used.
 var (
 	importFields = []string{"access_token", "manage_url", "expires_in", "continue_url", "continue_token", "interactive"}
-	askFields    = []string{"access", "auth_server", "wallet_address", "finish_uri"}
+	askFields    = []string{"access", "auth_server", "wallet_address", "finish_uri", "ask_again"}
 )
 
 // grantFields is the schema of what a write of a grant takes.
@@ -37,8 +37,10 @@ var grantFields = withSettings(settingsFields, map[string]*framework.FieldSchema
 	},
 	"finish_uri": stringField(
 		"Finish URI",
-		"Asking, where the owner's consent is needed: the URL that the owner's browser is sent to afterwards. "+
-			"Left out: poll with a write to continue.",
+		"Asking, where the owner's consent is needed: the URL that the owner's browser is sent to afterwards, "+
+			"https or an application's own scheme (com.example.app:/back). With a random parameter of its own, "+
+			"such as "+
+			"state, a redirect can prove that the owner declined. Left out: poll with a write to continue.",
 	),
 	"access_token": secretField("Access token", "Import: the current access token."),
 	"manage_url":   secretField("Manage URL", "Import: the URL at which the token is rotated."),
@@ -60,6 +62,13 @@ var grantFields = withSettings(settingsFields, map[string]*framework.FieldSchema
 			"the grant is requested anew should the server forget it.",
 		DisplayAttrs: &framework.DisplayAttributes{Name: "Interactive"},
 	},
+	"ask_again": {
+		Type: framework.TypeBool,
+		Description: "Asking: ask anew, and cancel the grant that is stored. Left out: a write that asks for what " +
+			"the grant " +
+			"has, or what its owner is being asked for, only changes settings.",
+		DisplayAttrs: &framework.DisplayAttributes{Name: "Ask again"},
+	},
 	"force": {
 		Type:        framework.TypeBool,
 		Query:       true,
@@ -69,13 +78,19 @@ var grantFields = withSettings(settingsFields, map[string]*framework.FieldSchema
 
 // grantResponse is the schema of what is returned of a grant.
 var grantResponse = withSettings(settingsResponse, map[string]*framework.FieldSchema{
-	"status":       {Type: framework.TypeString, Required: true, Description: "active, pending or lost."},
-	"interact_url": {Type: framework.TypeString, Description: "Pending: what the owner opens."},
+	"status": {Type: framework.TypeString, Required: true, Description: "active, pending or lost."},
+	"interact_url": {
+		Type:        framework.TypeString,
+		Description: "What the owner opens to decide: of a pending grant, or of the one that is to replace this one.",
+	},
 	"pending_until": {
 		Type:        framework.TypeString,
-		Description: "Pending: until when the owner may decide (RFC 3339).",
+		Description: "Pending: until when the owner is waited for (RFC 3339). A later consent counts all the same.",
 	},
-	"next": {Type: framework.TypeString, Description: "Pending: what to do next."},
+	"next": {
+		Type:        framework.TypeString,
+		Description: "Pending: what to do next, or what a redirect says that proves nothing.",
+	},
 	"interactive": {
 		Type:        framework.TypeBool,
 		Required:    true,
@@ -147,7 +162,7 @@ func describe(g *grant) map[string]any {
 	g.Settings.describe(data)
 	if p := g.Pending; p != nil {
 		data["interact_url"] = p.InteractURL
-		data["pending_until"] = p.Since.Add(pendingTTL).UTC().Format(time.RFC3339)
+		data["pending_until"] = p.until().UTC().Format(time.RFC3339)
 		data["next"] = p.next()
 	}
 	for name, s := range map[string]string{

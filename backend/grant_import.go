@@ -26,6 +26,9 @@ func (b *Backend) importGrant(
 	if err != nil {
 		return nil, err
 	}
+	if g, done, err := b.repeatImport(ctx, req.Storage, d, name, token, resp); err != nil || done {
+		return g, err
+	}
 	c, err := loadClient(ctx, req.Storage)
 	if err != nil {
 		return nil, err
@@ -42,9 +45,33 @@ func (b *Backend) importGrant(
 	if err != nil {
 		return nil, err
 	}
+	token.SentAt = b.clock.Now()
 	g := b.nextGrant(former, c)
-	if err := g.Settings.apply(d); err != nil {
+	if err := g.takeImport(former, d, params, token); err != nil {
 		return nil, err
+	}
+	if err := l.storeImported(ctx, c, former, g); err != nil {
+		return nil, err
+	}
+	if len(g.Formers) > 0 {
+		if err := l.endFormers(context.WithoutCancel(ctx), g); err != nil {
+			b.Logger().
+				Warn("what an owner was being asked for is cancelled in the background", "grant", name, "error", err)
+		}
+	}
+	warnReplaced(former, resp)
+	if given(d, "access") {
+		g.warn(resp)
+	}
+	return g, nil
+}
+
+// takeImport makes of a grant the one that is imported in the place of former (nil: none).
+func (g *grant) takeImport(
+	former *grant, d *framework.FieldData, params grantParams, token authserver.TokenIssued,
+) error {
+	if err := g.Settings.apply(d); err != nil {
+		return err
 	}
 	if params.access == nil {
 		params.access = g.Requested
@@ -54,19 +81,30 @@ func (b *Backend) importGrant(
 	g.source = params.source()
 	g.AuthOrigin = uri.OriginOf(token.Manage)
 	g.Interactive, g.Continue, g.Pending = value[bool](d, "interactive"), authserver.Continuation{}, nil
-	token.SentAt = b.clock.Now()
 	g.accept(token, causeImport)
+	g.rememberImport(token)
 	g.rememberReplaced(former, token.SentAt)
-	if err := l.storeImported(ctx, c, former, g); err != nil {
-		return nil, err
+	return nil
+}
+
+// repeatImport changes the settings of a grant that was imported with this token before, and reports
+// whether it was: the token is not put back, because it is dead since the first rotation.
+func (b *Backend) repeatImport(
+	ctx context.Context, s logical.Storage, d *framework.FieldData, name string, token authserver.TokenIssued,
+	resp *logical.Response,
+) (g *grant, done bool, err error) {
+	l, err := b.lockGrant(ctx, s, name)
+	if err != nil {
+		return nil, false, err
 	}
-	if len(g.Formers) > 0 {
-		if err := l.endFormers(context.WithoutCancel(ctx), g); err != nil {
-			b.Logger().Warn("what an owner was being asked for is cancelled in the background", "grant", name, "error", err)
-		}
+	defer l.release()
+	if g, err = l.load(ctx); err != nil || !g.repeatsImport(token) {
+		return nil, false, err
 	}
-	warnReplaced(former, resp)
-	return g, nil
+	resp.AddWarning(
+		"the grant was imported with this token before: only settings changed; a new import takes a new token",
+	)
+	return g, true, l.applySettings(ctx, g, d)
 }
 
 // locateImport checks where an imported grant is from, and discovers where it can be requested

@@ -3,6 +3,7 @@
 package backend
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -27,7 +28,11 @@ type grantParams struct {
 	resourceServer string
 	finishURI      string
 	operatorHosts  []string
+	typed          typedServers
 }
+
+// typedServers are servers and wallet address as an operator typed them, before anything is discovered.
+type typedServers struct{ walletAddress, authServer, resourceServer string }
 
 func parseGrantParams(d *framework.FieldData) (p grantParams, err error) {
 	if given(d, "access") {
@@ -43,10 +48,7 @@ func parseGrantParams(d *framework.FieldData) (p grantParams, err error) {
 		{"wallet_address", &p.walletAddress, authserver.ParseWalletAddress},
 		{"auth_server", &p.authServer, authserver.ParseEndpoint},
 		{"resource_server", &p.resourceServer, authserver.ParseResourceServer},
-		{"finish_uri", &p.finishURI, func(s string) (string, error) {
-			_, err := authserver.ParseURL(s)
-			return s, err
-		}},
+		{"finish_uri", &p.finishURI, parseFinishURI},
 	} {
 		if given(d, field.name) {
 			if *field.to, err = field.parse(value[string](d, field.name)); err != nil {
@@ -55,6 +57,7 @@ func parseGrantParams(d *framework.FieldData) (p grantParams, err error) {
 		}
 	}
 	p.operatorHosts = authserver.HostsOf(p.walletAddress, p.authServer, p.resourceServer)
+	p.typed = typedServers{p.walletAddress, p.authServer, p.resourceServer}
 	return p, nil
 }
 
@@ -71,16 +74,19 @@ func (p grantParams) validate() error {
 	return nil
 }
 
-// discoverServers fills in the servers that the owner's wallet address document names.
+// discoverServers fills in the servers that the owner's wallet address document names, and the
+// wallet address by which these servers know the wallet: whoever typed it may have written it
+// otherwise, or may have typed a vanity address.
 func (p *grantParams) discoverServers(ctx context.Context, client *authserver.Client) error {
 	doc, err := client.Wallet(ctx, p.walletAddress)
 	if err != nil {
 		var f authserver.RequestFailed
-		if errors.As(err, &f) && f.Status != http.StatusNotFound && f.Rule == nil {
+		if errors.As(err, &f) && f.Status != http.StatusNotFound && !f.IsRedirect() && f.Rule == nil {
 			return logical.CodedError(http.StatusBadGateway, "the wallet address's server "+err.Error())
 		}
 		return fieldError("wallet_address", err)
 	}
+	p.walletAddress = cmp.Or(doc.ID, p.walletAddress)
 	if p.authServer, err = authserver.ParseEndpoint(doc.AuthServer); err != nil {
 		return fieldError("wallet_address: its document's authServer", err)
 	}
@@ -106,6 +112,23 @@ func (p grantParams) source() source {
 	return source{
 		Requested: p.access, AuthServer: p.authServer, AuthOrigin: uri.OriginOf(p.authServer),
 		WalletAddress: p.walletAddress, ResourceServer: p.resourceServer, OperatorHosts: p.operatorHosts,
+		TypedWalletAddress: p.typed.walletAddress, TypedAuthServer: p.typed.authServer,
+		TypedResourceServer: p.typed.resourceServer,
+	}
+}
+
+// names reports whether the servers of a request are those of a stored grant or role: as they were
+// typed, or as they are read. What the request leaves out is not compared.
+func (s source) names(typed typedServers) bool {
+	is := func(given string, known ...string) bool { return given == "" || slices.Contains(known, given) }
+	return is(typed.walletAddress, s.TypedWalletAddress, s.WalletAddress) &&
+		is(typed.authServer, s.TypedAuthServer, s.AuthServer)
+}
+
+// warn warns of what whoever wrote the rights may not expect of them.
+func (s source) warn(resp *logical.Response) {
+	for _, warning := range rights.Warnings(s.Requested, s.WalletAddress) {
+		resp.AddWarning(warning)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/url"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -26,13 +27,22 @@ func (b *Backend) askGrant(
 	if err != nil {
 		return nil, err
 	}
+	if !value[bool](d, "ask_again") {
+		if g, done, err := b.repeatAsk(ctx, req.Storage, d, name, params, resp); err != nil || done {
+			return g, err
+		}
+	}
 	a, err := b.beginRequest(ctx, req, d, name, params)
 	if err != nil {
 		return nil, err
 	}
 	defer a.lock.release()
-	defer func() { a.place.Leave() }()
-	return a.request(context.WithoutCancel(ctx), resp)
+	defer a.leave()
+	g, err := a.request(context.WithoutCancel(ctx), resp)
+	if err == nil {
+		a.grant.warn(resp)
+	}
+	return g, err
 }
 
 // beginRequest discovers the server, locks the grant and stores what is about to be asked. No lock is
@@ -87,6 +97,7 @@ func (l *grantLock) prepareRequest(
 	}
 	next.source, next.Access = params.source(), params.access
 	next.Status, next.Manage, next.Token, next.Continue = statusActive, "", "", authserver.Continuation{}
+	next.Imported = false
 	next.begin(causeAsk, l.b.clock.Now())
 	if err := a.storeRequest(ctx); err != nil {
 		a.place.Leave()
@@ -131,17 +142,13 @@ func (l *grantLock) checkClient(ctx context.Context, c *config) error {
 // request requests the grant, stores what is granted, and then cancels the former grant. A lost one
 // is cancelled first: limits are counted for each grant, and two would double the budget.
 func (a *attempt) request(ctx context.Context, resp *logical.Response) (*grant, error) {
-	if a.former != nil {
-		a.grant.Pending = nil
-		for _, e := range a.former.endings()[:len(a.former.endings())-len(a.former.Formers)] {
-			if a.former.Status == statusLost && a.endFormer(ctx, e) == nil {
-				continue
-			}
-			a.grant.replace(e, a.lock.b.clock.Now())
-		}
-	}
+	a.replaceFormer(ctx)
 	switch out := a.client.RequestGrant(ctx, a.grant.AuthServer, a.grant.Requested, a.finish).(type) {
 	case authserver.TokenIssued:
+		if !authserver.IsToken(out.Value) {
+			return nil, a.refuseOffer(ctx, ending{Continue: out.Continue, Manage: out.Manage, Token: out.Value},
+				"answered with a token that cannot be sent in a header")
+		}
 		a.grant.Interactive, a.grant.Ending = false, false
 		g, err := a.storeToken(ctx, out)
 		if err == nil {
@@ -149,12 +156,9 @@ func (a *attempt) request(ctx context.Context, resp *logical.Response) (*grant, 
 		}
 		return g, err
 	case authserver.ConsentRequired:
-		g, err := a.storePending(ctx, out)
-		if err == nil {
-			warnFormers(resp, a.endFormers(ctx, g))
-		}
-		return g, err
+		return a.storePending(ctx, out, resp)
 	case authserver.RequestFailed:
+		a.endBegun(ctx, ending{Continue: out.Begun})
 		a.undo(ctx)
 		err := a.requestRefused(ctx, out)
 		a.record(resultFailed, err)
@@ -164,12 +168,56 @@ func (a *attempt) request(ctx context.Context, resp *logical.Response) (*grant, 
 	}
 }
 
+// replaceFormer remembers what is to be cancelled once the new grant is there. A lost grant is
+// cancelled now; the question to its owner, if there is one, only when there is another one.
+func (a *attempt) replaceFormer(ctx context.Context) {
+	if a.former == nil {
+		return
+	}
+	now := a.lock.b.clock.Now()
+	a.grant.Pending = nil
+	if a.former.Pending != nil {
+		a.grant.replace(a.former.Pending.ending(), now)
+	}
+	if e := a.former.ending(); a.former.Status != statusLost || a.endFormer(ctx, e) != nil {
+		a.grant.replace(e, now)
+	}
+}
+
+// refuseOffer cancels what a server has offered and nobody could use, as far as that can be done,
+// and puts back what was stored before the server was asked.
+func (a *attempt) refuseOffer(ctx context.Context, e ending, why string) error {
+	a.endBegun(ctx, e)
+	a.undo(ctx)
+	err := logical.CodedError(http.StatusBadGateway,
+		fmt.Sprintf("the authorization server %s %s; nothing was stored", a.grant.AuthOrigin, why))
+	a.record(resultFailed, err)
+	return err
+}
+
+// endBegun cancels what a server has begun in answer to a grant request that failed.
+func (a *attempt) endBegun(ctx context.Context, e ending) {
+	e.AuthOrigin, e.OperatorHosts = a.grant.AuthOrigin, a.grant.OperatorHosts
+	if err := a.lock.b.end(ctx, a.config, e); err != nil {
+		a.lock.b.Logger().Warn("what the server has begun could not be cancelled; it expires", "grant", a.lock.name,
+			"error", err)
+	}
+}
+
 // requestRefused returns why there is no grant: what a server answers with 4xx can be corrected by
-// whoever asked.
+// whoever asked. Without a code it says nothing about the rights: an older server, or a proxy, may
+// not understand the request at all.
 func (a *attempt) requestRefused(ctx context.Context, f authserver.RequestFailed) error {
 	err := a.requestError(ctx, f)
-	if f.Status/100 != 4 || f.Status == http.StatusTooManyRequests || isUserError(err) {
+	switch {
+	case f.IsRedirect():
+		return userErrorf("auth_server: the authorization server %s", f)
+	case f.Status/100 != 4 || f.Status == http.StatusTooManyRequests || isUserError(err):
 		return err
+	case f.Code == authserver.InvalidClient:
+		return userErrorf("the authorization server %s: it does not accept the client of config", f)
+	case !f.HasCode:
+		return userErrorf("the authorization server %s and gave no code that says why: check auth_server and access", f)
 	}
 	return userErrorf("access: the authorization server %s: it does not give this client these rights", f)
 }
@@ -194,12 +242,12 @@ func (a *attempt) undo(ctx context.Context) {
 	}
 }
 
-// storePending stores that the owner is being asked.
-func (a *attempt) storePending(ctx context.Context, required authserver.ConsentRequired) (*grant, error) {
-	if required.Redirect == "" || required.Continue.URL == "" {
-		a.undo(ctx)
-		return nil, logical.CodedError(http.StatusBadGateway, fmt.Sprintf(
-			"the authorization server %s wants the owner's consent, but does not say where", a.grant.AuthOrigin))
+// storePending stores that the owner is being asked, unless that could not lead to a token.
+func (a *attempt) storePending(
+	ctx context.Context, required authserver.ConsentRequired, resp *logical.Response,
+) (*grant, error) {
+	if why := a.unusableOffer(ctx, required); why != "" {
+		return nil, a.refuseOffer(ctx, ending{Continue: required.Continue}, "wants the owner's consent, but "+why)
 	}
 	now := a.lock.b.clock.Now()
 	next := *a.grant
@@ -226,5 +274,30 @@ func (a *attempt) storePending(ctx context.Context, required authserver.ConsentR
 		next.Pending.ClientNonce, next.Pending.FinishURI = a.finish.Nonce, a.finish.URI
 	}
 	a.record(resultPending, nil)
-	return a.storeAnswer(ctx, &next)
+	g, err := a.storeAnswer(ctx, &next)
+	if err == nil {
+		warnFormers(resp, a.endFormers(ctx, g))
+	}
+	return g, err
+}
+
+// unusableOffer returns why an owner's consent to an offer could never become a token; empty: it
+// can.
+func (a *attempt) unusableOffer(ctx context.Context, offer authserver.ConsentRequired) string {
+	page, err := url.Parse(offer.Redirect)
+	if err == nil {
+		_, err = authserver.ParseOrigin(uri.Origin(page)) // https, or plain http to loopback
+	}
+	switch {
+	case offer.Redirect == "":
+		return "does not say where: interact.redirect is missing"
+	case err != nil || page.User != nil:
+		return "interact.redirect is not an https URL that a browser could be sent to"
+	case a.finish != nil && offer.Finish == "":
+		return "interact.finish is missing, so that the owner's answer could not be verified"
+	}
+	if why := unusableContinuation(ctx, offer.Continue, a.client, a.grant.AuthOrigin); why != "" {
+		return "its continue URI " + why
+	}
+	return ""
 }

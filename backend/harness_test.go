@@ -112,7 +112,9 @@ func (r *rig) clientFields() map[string]any {
 
 func (r *rig) ask(name string) *logical.Response {
 	r.Helper()
-	return r.ok(logical.UpdateOperation, "grants/"+name, map[string]any{"wallet_address": r.sandbox.WalletAddress("shop"), "access": incomingAccess})
+	return r.ok(logical.UpdateOperation, "grants/"+name, map[string]any{
+		"wallet_address": r.sandbox.WalletAddress("shop"), "access": incomingAccess, "ask_again": true,
+	})
 }
 
 // imported writes what another grant holds as an import under name, and forgets the other: to the
@@ -211,7 +213,11 @@ func (r *rig) noSecretIn(what, text string) {
 		if err != nil {
 			continue
 		}
-		for _, secret := range []string{g.Token, g.Manage, g.Continue.URL, g.Continue.Token} {
+		secrets := []string{g.Token, g.Manage, g.Continue.URL, g.Continue.Token}
+		if p := g.Pending; p != nil {
+			secrets = append(secrets, p.Ref, p.ClientNonce, p.ServerNonce, p.Continue.URL, p.Continue.Token)
+		}
+		for _, secret := range secrets {
 			if secret != "" && strings.Contains(text, secret) {
 				r.Errorf("%s holds a secret of grant %s", what, name)
 			}

@@ -3,6 +3,7 @@
 package backend
 
 import (
+	"context"
 	"encoding/json"
 	"math"
 	"regexp"
@@ -15,19 +16,22 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/authserver"
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/rights"
 )
 
 const (
-	maxNameLength  = 128
-	maxFieldLength = 64 << 10 // bytes; a certificate bundle is the longest honest value
-	maxBatchLength = 1 << 20  // bytes; Vault hands the plugin no more
+	maxNameLength    = 128
+	maxFieldLength   = 64 << 10 // bytes; a certificate bundle is the longest honest value
+	maxRequestLength = 1 << 20  // bytes; Vault hands the plugin no more
+
+	limitField = "limit"
 )
 
 var nameRegexp = regexp.MustCompile(`^\w([\w.-]*\w)?$`)
 
-// checkInput refuses unknown fields, malformed names and values of the wrong kind, by the field's
-// name and never with its value.
-func (b *Backend) checkInput(req *logical.Request) error {
+// readInput reads a request's values as they were meant (see readValue), and refuses unknown fields,
+// malformed names and values of the wrong kind, by the field's name and never with its value.
+func (b *Backend) readInput(ctx context.Context, req *logical.Request) error {
 	switch req.Operation {
 	case logical.CreateOperation, logical.UpdateOperation, logical.PatchOperation,
 		logical.ReadOperation, logical.ListOperation, logical.DeleteOperation:
@@ -42,17 +46,32 @@ func (b *Backend) checkInput(req *logical.Request) error {
 		return nil // the framework says that the path is not supported
 	}
 	takes := b.fieldsFor(path, req.Operation)
+	read := make(map[string]any, len(req.Data))
 	for field, value := range req.Data {
 		if req.Operation == logical.ListOperation && field == "list" {
 			continue // `?list=true` leaves it behind
 		}
 		if !slices.Contains(takes, field) {
-			return unknownField(req, field, takes)
+			return unknownField(ctx, req, field, takes)
 		}
-		if err := checkValue(field, path.Fields[field].Type, value, req.Operation); err != nil {
+		if err := checkLength(field, value); err != nil {
 			return err
 		}
+		kind := path.Fields[field].Type
+		value = readValue(field, kind, value)
+		if err := checkValue(field, kind, value, req.Operation); err != nil {
+			return err
+		}
+		if token, isString := value.(string); isString && isImported(req, field) {
+			token = withoutScheme(token)
+			if err := checkToken(field, token); err != nil {
+				return err
+			}
+			value = token
+		}
+		read[field] = value
 	}
+	req.Data = read
 	return nil
 }
 
@@ -103,7 +122,7 @@ func (b *Backend) fieldsFor(path *framework.Path, op logical.Operation) []string
 	return names
 }
 
-func unknownField(req *logical.Request, field string, takes []string) error {
+func unknownField(ctx context.Context, req *logical.Request, field string, takes []string) error {
 	if len(field) > maxNameLength {
 		field = field[:maxNameLength] + "…"
 	}
@@ -111,7 +130,7 @@ func unknownField(req *logical.Request, field string, takes []string) error {
 	if len(takes) > 0 {
 		what = "it takes " + strings.Join(takes, ", ")
 	}
-	return userErrorf("unknown field %q for %s%s: %s", field, req.MountPoint, req.Path, what)
+	return userErrorf("unknown field %q for %s: %s", field, mountPath(ctx, req.Path), what)
 }
 
 // checkValue refuses a value that is not of the field's kind.
@@ -122,15 +141,15 @@ func checkValue(field string, kind framework.FieldType, value any, op logical.Op
 		}
 		return userErrorf("%s: null is only for PATCH, where it restores the default", field)
 	}
-	limit := maxFieldLength
-	if field == batchField {
-		limit = maxBatchLength
-	}
-	if length(value) > limit {
-		return userErrorf("%s: longer than %d KiB", field, limit>>10)
+	if err := checkContent(field, value); err != nil {
+		return err
 	}
 	switch value.(type) {
 	case map[string]any:
+		if field == accessField {
+			_, err := rights.Parse(value)
+			return fieldError(field, err)
+		}
 		return userErrorf("%s: an object is not allowed here", field)
 	case []any, []string:
 		if kind != framework.TypeSlice && kind != framework.TypeCommaStringSlice {
@@ -143,7 +162,8 @@ func checkValue(field string, kind framework.FieldType, value any, op logical.Op
 			return userErrorf("%s: must be true or false", field)
 		}
 	case framework.TypeInt:
-		if n, err := parseutil.SafeParseInt(value); err != nil || n < 0 || isFraction(value) {
+		// bao list sends limit=-1 where it was not asked for a limit.
+		if n, err := parseutil.SafeParseInt(value); err != nil || n < 0 && field != limitField || isFraction(value) {
 			return userErrorf("%s: must be a whole number, not negative", field)
 		}
 	case framework.TypeDurationSecond:
@@ -154,6 +174,18 @@ func checkValue(field string, kind framework.FieldType, value any, op logical.Op
 				return userErrorf("%s: must be a list of strings", field)
 			}
 		}
+	}
+	return nil
+}
+
+// checkLength refuses a value that is longer than its field's may be.
+func checkLength(field string, value any) error {
+	limit := maxFieldLength
+	if field == batchField || field == bodyField {
+		limit = maxRequestLength
+	}
+	if length(value) > limit {
+		return userErrorf("%s: longer than %d KiB", field, limit>>10)
 	}
 	return nil
 }
@@ -177,7 +209,8 @@ func checkDuration(field string, value any) error {
 	d, err := parseutil.ParseDurationSecond(value)
 	switch {
 	case err != nil || isFraction(value) || d%time.Second != 0:
-		return userErrorf("%s: must be a duration of whole seconds, such as 300 or 5m", field)
+		return userErrorf("%s: must be a duration of whole seconds: a number of them, such as 300, or numbers with "+
+			"the units h, m and s, such as 5m or 1h30m, or of days, such as 7d, without spaces", field)
 	case d < 0:
 		return userErrorf("%s: must not be negative", field)
 	case d > authserver.MaxDuration:

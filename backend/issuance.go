@@ -105,7 +105,7 @@ func (l leaseGrant) rotate(ctx context.Context, lock *grantLock) (*attempt, erro
 	if err != nil {
 		return nil, err
 	}
-	defer a.place.Leave()
+	defer a.leave()
 	a.role = l.Role
 	out, err := a.rotateWithRetry(context.WithoutCancel(ctx))
 	token, ok := out.(authserver.TokenIssued)
@@ -124,7 +124,7 @@ func (l leaseGrant) rotate(ctx context.Context, lock *grantLock) (*attempt, erro
 
 // cancelUnused cancels a grant whose new token nobody gets to see.
 func (a *attempt) cancelUnused(ctx context.Context) {
-	if err := a.lock.b.endNow(ctx, a.config, a.grant.ending()); err != nil {
+	if err := a.lock.b.endNow(ctx, a.config, a.grant.ending(), false); err != nil {
 		a.lock.b.Logger().Warn("a lease's grant could not be cancelled; its revocation tries again",
 			"auth_server", a.grant.AuthOrigin, "error", err)
 	}
@@ -136,7 +136,7 @@ func (b *Backend) cancelLeaseGrant(ctx context.Context, s logical.Storage, l lea
 	if err != nil {
 		return err
 	}
-	return b.endNow(ctx, c, l.Grant.ending())
+	return b.endNow(ctx, c, l.Grant.ending(), false)
 }
 
 // issuance is an attempt at a grant for a new lease. Nobody else knows of the grant, so it is not
@@ -255,7 +255,12 @@ func (i *issuance) confirm(ctx, caller context.Context) error {
 		return err
 	}
 	system := a.lock.b.System()
-	i.ttl = grantedTTL(a.grant, a.lock.b.clock.Now(), leaseLimit(a.grant, system.MaxLeaseTTL()), system.DefaultLeaseTTL())
+	i.ttl = grantedTTL(
+		a.grant,
+		a.lock.b.clock.Now(),
+		leaseLimit(a.grant, system.MaxLeaseTTL()),
+		system.DefaultLeaseTTL(),
+	)
 	if i.ttl < minLease {
 		return logical.CodedError(http.StatusBadGateway, tooShort(a.grant).Error())
 	}

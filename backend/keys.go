@@ -81,7 +81,11 @@ func loadKey(ctx context.Context, s logical.Storage, id string) (*clientKey, err
 	}
 	var k clientKey
 	if entry.DecodeJSON(&k) != nil || k.Version > keyVersion {
-		return nil, fmt.Errorf("the stored key %q is damaged, or was written by a newer version of the engine%w", id, errUnreadable)
+		return nil, fmt.Errorf(
+			"the stored key %q is damaged, or was written by a newer version of the engine%w",
+			id,
+			errUnreadable,
+		)
 	}
 	return &k, nil
 }
@@ -141,6 +145,7 @@ func (b *Backend) activate(ctx context.Context, s logical.Storage, c *config, k 
 		return err
 	}
 	next := *c
+	next.rememberReplacedKey()
 	next.KeyID, next.PrivateKey, next.KeyCreatedAt, next.KeyChangedAt = k.KeyID, k.PrivateKey, k.CreatedAt, now
 	err := next.store(ctx, s)
 	b.clientChanged()

@@ -176,7 +176,6 @@ func TestKeyIsReplacedByForce(t *testing.T) {
 func TestKeysThatAreRefused(t *testing.T) {
 	r := configured(t)
 	r.refuses(logical.UpdateOperation, "keys/rotate", "key_id", map[string]any{}, []badInput{
-		{"there already", field("key_id", testKeyID), "another"},
 		{"a semicolon", field("key_id", "a;b"), ""},
 		{"empty", field("key_id", ""), ""},
 		{"list", field("key_id", []any{"a"}), "list"},
@@ -184,6 +183,10 @@ func TestKeysThatAreRefused(t *testing.T) {
 	r.refuses(logical.UpdateOperation, "keys/rotate", "retire_after", map[string]any{}, []badInput{{"negative", field("retire_after", -1), "negative"}})
 	r.refuses(logical.UpdateOperation, "keys/rotate", "force", map[string]any{}, []badInput{{"no boolean", field("force", "perhaps"), ""}})
 	r.refuses(logical.UpdateOperation, "keys/rotate", "unknown field", map[string]any{}, []badInput{{"private_key", field("private_key", "x"), ""}})
+	// The active key's id once more makes no other key.
+	if state := r.ok(logical.UpdateOperation, "keys/rotate", field("key_id", testKeyID)).Data["state"]; state != keyActive {
+		t.Errorf("%v", state)
+	}
 	r.want("keys", r.states(), testKeyID+" active")
 }
 

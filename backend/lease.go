@@ -121,7 +121,8 @@ func checkRenewable(g *grant, r leaseRef, path string, left time.Duration) error
 			path,
 		)
 	case g.Generation == r.Generation && (g.Manage == "" || g.ManageOld):
-		return userErrorf("the authorization server named no manage URL with this lease's token, so that it cannot be "+
+		return userErrorf("the authorization server named no manage URL with this lease's token, so that it "+
+			"cannot be "+
 			"renewed; read %s again when it has expired", path)
 	case g.Generation != r.Generation:
 		return userErrorf(

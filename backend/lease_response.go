@@ -71,11 +71,14 @@ func extend(next, old *logical.Secret, now time.Time, ttl time.Duration) {
 // warnLease warns of what a lease is not as its grant's settings would have it.
 func warnLease(resp *logical.Response, g *grant, ttl time.Duration) {
 	if want := g.Settings.TTL; ttl < want {
-		resp.AddWarning(fmt.Sprintf("ttl: the lease lives for %s and not for %s, because the token or the mount's limit "+
-			"does not allow more", ttl, want))
+		resp.AddWarning(
+			fmt.Sprintf("ttl: the lease lives for %s and not for %s, because the token or the mount's limit "+
+				"does not allow more", ttl, want),
+		)
 	}
 	if g.ManageOld {
-		resp.AddWarning("the authorization server named no manage URL with this token: it can be neither renewed nor " +
+		resp.AddWarning("the authorization server named no manage URL with this token: it can be neither renewed " +
+			"nor " +
 			"revoked, and every read returns it until it expires")
 	}
 	if !g.LifeKnown {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/http"
 	"reflect"
-	"slices"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -157,25 +156,32 @@ func (b *Backend) nextConfig(
 	if err := next.apply(d); err != nil {
 		return nil, err
 	}
+	if old != nil && old.putsBack(next) {
+		next.KeyID, next.PrivateKey = old.KeyID, old.PrivateKey
+		resp.AddWarning("key_id, private_key: keys/rotate has replaced this key, and it is not put back")
+	}
 	if old == nil || old.PrivateKey != next.PrivateKey {
-		next.KeyCreatedAt = b.clock.Now()
+		next.KeyCreatedAt, next.Unpublished = b.clock.Now(), generated
 	}
 	if old != nil && (old.PrivateKey != next.PrivateKey || old.KeyID != next.KeyID) {
 		next.KeyChangedAt = b.clock.Now()
 	}
-	identity := slices.ContainsFunc([]string{"wallet_address", "key_id", "private_key", "verify"},
-		func(field string) bool { return given(d, field) })
+	changed := old == nil || old.WalletAddress != next.WalletAddress || old.KeyID != next.KeyID ||
+		old.PrivateKey != next.PrivateKey || !old.Verify
 	switch {
-	case generated:
+	case changed && next.Unpublished:
 		return next, b.announce(ctx, next, resp)
-	case next.Verify && identity:
-		return next, b.verify(ctx, next, resp)
+	case changed && next.Verify:
+		if err := b.verify(ctx, next, resp); err != nil {
+			return nil, userErrorf("%s (verify=false stores without asking)", err)
+		}
 	}
 	return next, nil
 }
 
-// announce returns the public half of a key that was generated here, which the client's wallet
-// cannot have published yet.
+// announce returns the public half of a key that Vault has generated, and what keeps it from being of
+// use: the client's wallet cannot have published it before the first write, and that may have named the
+// wrong wallet.
 func (b *Backend) announce(ctx context.Context, c *config, resp *logical.Response) error {
 	jwk, err := authserver.PublicJWK(c.KeyID, c.PrivateKey)
 	if err != nil {
@@ -183,14 +189,15 @@ func (b *Backend) announce(ctx context.Context, c *config, resp *logical.Respons
 	}
 	resp.Data = map[string]any{"key_id": c.KeyID, "public_key": jwk}
 	if c.Verify {
-		if err := b.verify(ctx, c, resp); err != nil {
-			resp.AddWarning(err.Error())
+		err := b.verify(ctx, c, resp)
+		if err == nil {
+			c.Unpublished = false
+			return nil
 		}
+		resp.AddWarning(err.Error())
 	}
-	resp.AddWarning(
-		"a key was generated: publish public_key in " + c.WalletAddress + "/jwks.json, else servers refuse every " +
-			"request",
-	)
+	resp.AddWarning("Vault has generated a key: publish public_key in " + c.WalletAddress + "/jwks.json, else servers " +
+		"refuse every request; a wrong wallet_address is corrected with another write")
 	return nil
 }
 
@@ -200,23 +207,18 @@ func (b *Backend) verify(ctx context.Context, c *config, resp *logical.Response)
 	client := b.clientFor(c)
 	wallet, err := client.Wallet(ctx, c.WalletAddress)
 	if err != nil {
-		return userErrorf("wallet_address: %s (verify=false stores without asking)", err)
+		return fieldError("wallet_address", err)
 	}
 	published, err := client.KeyPublished(ctx)
 	if err != nil {
-		return userErrorf("wallet_address: %s (verify=false stores without asking)", err)
+		return fieldError("wallet_address", err)
 	}
 	if !published {
-		return userErrorf(
-			"key_id: %s/jwks.json does not hold this private key's public key under this key id; publish it first "+
-				"(verify=false stores without asking)",
-			c.WalletAddress,
-		)
+		return userErrorf("key_id: %s/jwks.json does not hold the client's public key under this key id; publish it first",
+			c.WalletAddress)
 	}
 	if wallet.PublicName == "" {
-		resp.AddWarning(
-			"the wallet address has no publicName; authorization servers refuse interactive grants to such clients",
-		)
+		resp.AddWarning("the wallet address has no publicName; authorization servers refuse interactive grants to such clients")
 	}
 	return nil
 }

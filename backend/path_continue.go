@@ -15,10 +15,14 @@ const (
 	continueDescription = `
 After the owner has decided, the browser is sent to the grant's finish_uri with
 interact_ref and hash, or with a result that says why not. Write both here, or
-the whole URL as redirect. The hash is checked before the server is asked.
+the whole URL as redirect, however late. The hash is verified before the server is
+asked, and proves the consent: the reference is kept until the server has
+answered. A result proves nothing, unless the finish_uri has a random parameter
+of its own, such as state; then grant_rejected means that the owner declined.
 
 A grant that was asked for without a finish_uri is polled: write without fields.
-If the server wants a pause first, the request waits for it.
+The same sends a reference that is kept. If the server wants a pause first, the
+request waits for it.
 `
 )
 
@@ -59,13 +63,21 @@ func (b *Backend) pathContinue() *framework.Path {
 func (b *Backend) writeContinue(
 	ctx context.Context, req *logical.Request, d *framework.FieldData,
 ) (*logical.Response, error) {
-	r, err := parseReply(value[string](d, "interact_ref"), value[string](d, "hash"), value[string](d, "redirect"))
+	r := reply{
+		ref:      value[string](d, "interact_ref"),
+		hash:     value[string](d, "hash"),
+		redirect: value[string](d, "redirect"),
+	}
+	if err := r.check(); err != nil {
+		return errorResponse(err)
+	}
+	done, err := b.continueGrant(ctx, req.Storage, d.Get("name").(string), r)
 	if err != nil {
 		return errorResponse(err)
 	}
-	g, err := b.continueGrant(ctx, req.Storage, d.Get("name").(string), r)
-	if err != nil {
-		return errorResponse(err)
+	data := describe(done.grant)
+	if done.hint != "" {
+		data["next"] = done.hint
 	}
-	return &logical.Response{Data: describe(g)}, nil
+	return &logical.Response{Data: data}, nil
 }

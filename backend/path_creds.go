@@ -152,6 +152,9 @@ func (b *Backend) revokeCreds(
 		return nil, err
 	}
 	defer l.release()
+	if lg.Grant.Settings.OnRevoke == revokeKeeps { // its reader goes on using the token
+		return nil, nil
+	}
 	if err := b.cancelLeaseGrant(ctx, req.Storage, lg); err != nil {
 		if mayBeLive(lg.Grant, b.clock.Now()) {
 			return nil, err

@@ -199,22 +199,32 @@ func (b *Backend) changeSettings(
 			name,
 		)
 	}
+	return g, l.applySettings(ctx, g, d)
+}
+
+// applySettings stores the grant with the request's lease settings and resource server, if they change
+// anything.
+func (l *grantLock) applySettings(ctx context.Context, g *grant, d *framework.FieldData) error {
 	former := *g
 	if err := g.Settings.apply(d); err != nil {
-		return nil, err
+		return err
 	}
 	if given(d, "resource_server") {
 		g.ResourceServer = ""
 		if d.Raw["resource_server"] != nil {
+			var err error
 			if g.ResourceServer, err = authserver.ParseResourceServer(value[string](d, "resource_server")); err != nil {
-				return nil, fieldError("resource_server", err)
+				return fieldError("resource_server", err)
 			}
 		}
 	}
-	if _, err := l.schedule(ctx, &former, g); err != nil {
-		return nil, err
+	if g.equals(&former) {
+		return nil
 	}
-	return g, l.store(ctx, g)
+	if _, err := l.schedule(ctx, &former, g); err != nil {
+		return err
+	}
+	return l.store(ctx, g)
 }
 
 // deleteGrant cancels a grant at the server and forgets it.
@@ -271,7 +281,7 @@ func (l *grantLock) endGrant(ctx context.Context, g *grant) error {
 		}
 	}
 	for _, e := range g.endings() {
-		if err := l.b.endNow(ctx, c, e); err != nil {
+		if err := l.b.endNow(ctx, c, e, false); err != nil {
 			return err
 		}
 	}

@@ -83,7 +83,8 @@ func (b *Backend) pathKeysRotate() *framework.Path {
 			"activate_after": {
 				Type:    framework.TypeDurationSecond,
 				Default: int(defaultActivateAfter / time.Second),
-				Description: "How long the new key must have been seen in the client's jwks.json before it is used: longer " +
+				Description: "How long the new key must have been seen in the client's jwks.json before it is " +
+					"used: longer " +
 					"than servers keep their copy of it.",
 				DisplayAttrs: &framework.DisplayAttributes{Name: "Activate after"},
 			},
@@ -200,8 +201,11 @@ func (b *Backend) rotateKey(
 		return nil, err
 	}
 	if now := pendingKey(keys); now != nil && !now.SeenAt.IsZero() {
-		resp.AddWarning(fmt.Sprintf("the key is published, and signs from %s on if it stays so: servers that keep a copy "+
-			"of the key set have it by then (activate_after)", now.SeenAt.Add(now.ActivateAfter).UTC().Format(time.RFC3339)))
+		resp.AddWarning(
+			fmt.Sprintf("the key is published, and signs from %s on if it stays so: servers that keep a copy "+
+				"of the key set have it by then "+
+				"(activate_after)", now.SeenAt.Add(now.ActivateAfter).UTC().Format(time.RFC3339)),
+		)
 		return resp, nil
 	}
 	resp.AddWarning("publish public_key in " + c.WalletAddress + "/jwks.json, alongside the keys that are there: " +
@@ -225,8 +229,14 @@ func (b *Backend) pendingOrNewKey(ctx context.Context, s logical.Storage, d *fra
 		return nil, err
 	}
 	k := pendingKey(keys)
-	if k == nil {
+	id := value[string](d, "key_id")
+	switch {
+	case id != "" && id == c.KeyID: // it was replaced already
+		return c.activeKey(), nil
+	case k == nil:
 		return b.generateKey(ctx, s, c, keys, d)
+	case id == k.KeyID:
+		return k, nil
 	}
 	if given(d, "key_id") || given(d, "retire_after") || given(d, "activate_after") {
 		return nil, userErrorf("key_id: the key %q is pending already; publish it, or use it with force=true, "+

@@ -3,6 +3,7 @@
 package backend
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -44,7 +45,7 @@ var roleField = &framework.FieldSchema{
 // A role's fields have the names that a grant's have.
 var (
 	roleParams = []string{"access", "wallet_address", "auth_server", "resource_server"}
-	roleFields = slices.Concat(roleParams, []string{"ttl", "max_ttl", "renewable"})
+	roleFields = slices.Concat(roleParams, []string{"ttl", "max_ttl", "renewable", "on_revoke"})
 )
 
 func (b *Backend) pathRolesList() *framework.Path {
@@ -120,9 +121,6 @@ type role struct {
 	Version int `json:"version"`
 
 	source
-	TypedAuthServer     string `json:"typed_auth_server,omitempty"`
-	TypedResourceServer string `json:"typed_resource_server,omitempty"`
-
 	Settings settings `json:"settings"`
 }
 
@@ -235,7 +233,11 @@ func (b *Backend) changeRole(
 	if err := r.store(ctx, req.Storage, name); err != nil {
 		return nil, err
 	}
-	return r.response(), nil
+	resp := r.response()
+	if slices.ContainsFunc(roleParams, func(field string) bool { return given(d, field) }) {
+		r.warn(resp)
+	}
+	return resp, nil
 }
 
 // applyParams merges the request's rights and servers into the role, and discovers the servers that
@@ -252,11 +254,9 @@ func (b *Backend) applyParams(ctx context.Context, s logical.Storage, r *role, d
 		return err
 	}
 	r.Requested = p.access
-	moved := func(field string) bool { return field != "access" && given(d, field) }
-	if !slices.ContainsFunc(roleParams, moved) {
-		return nil
+	if r.AuthServer != "" && !r.moves(d, p.typed) {
+		return nil // the same once more needs no network
 	}
-	r.TypedAuthServer, r.TypedResourceServer = p.authServer, p.resourceServer
 	c, err := loadClient(ctx, s)
 	if err != nil {
 		return err
@@ -273,11 +273,25 @@ func (b *Backend) applyParams(ctx context.Context, s logical.Storage, r *role, d
 	return nil
 }
 
+// moves reports whether a request changes the role's servers; typed is the role as it would be then.
+func (r *role) moves(d *framework.FieldData, typed typedServers) bool {
+	for field, v := range map[string][3]string{
+		"wallet_address":  {typed.walletAddress, r.TypedWalletAddress, r.WalletAddress},
+		"auth_server":     {typed.authServer, r.TypedAuthServer, r.AuthServer},
+		"resource_server": {typed.resourceServer, r.TypedResourceServer, r.ResourceServer},
+	} {
+		if given(d, field) && v[0] != v[1] && v[0] != v[2] {
+			return true
+		}
+	}
+	return false
+}
+
 // params returns the role as somebody would write it, with what the request changes.
 func (r *role) params(d *framework.FieldData) *framework.FieldData {
 	raw := map[string]any{}
 	for field, text := range map[string]string{
-		"access": string(r.Requested), "wallet_address": r.WalletAddress,
+		"access": string(r.Requested), "wallet_address": cmp.Or(r.TypedWalletAddress, r.WalletAddress),
 		"auth_server": r.TypedAuthServer, "resource_server": r.TypedResourceServer,
 	} {
 		if text != "" {

@@ -49,7 +49,7 @@ func TestRole(t *testing.T) {
 	want := map[string]any{
 		"wallet_address": r.sandbox.WalletAddress("shop"), "auth_server": r.sandbox.AuthServer(), "resource_server": r.sandbox.ResourceServer(),
 		"access": []any{map[string]any{"type": "incoming-payment", "actions": []any{"create", "read", "list"}}},
-		"ttl":    int64(0), "max_ttl": int64(0), "renewable": true,
+		"ttl":    int64(0), "max_ttl": int64(0), "renewable": true, "on_revoke": revokeRotates,
 	}
 	if written := r.ok(logical.UpdateOperation, "roles/till", r.roleFields()).Data; !reflect.DeepEqual(written, want) {
 		t.Errorf("%v", written)
@@ -99,7 +99,7 @@ func TestRoleIsChanged(t *testing.T) {
 		"a default, restored":  {logical.PatchOperation, field("max_ttl", nil), field("max_ttl", int64(0)), 0},
 		"the rights":           {logical.PatchOperation, field("access", quotes), field("access", []any{map[string]any{"type": "quote", "actions": []any{"create"}}}), 0},
 		"another owner":        {logical.UpdateOperation, field("wallet_address", "alice"), field("wallet_address", "alice"), 1},
-		"the same owner again": {logical.UpdateOperation, field("wallet_address", "shop"), nil, 1},
+		"the same owner again": {logical.UpdateOperation, field("wallet_address", "shop"), nil, 0},
 		"the resource server":  {logical.PatchOperation, field("resource_server", rs+"/"), field("resource_server", rs), 1},
 		"the authorization server": {logical.PatchOperation, field("auth_server", elsewhere),
 			map[string]any{"auth_server": elsewhere, "resource_server": nil}, 0},
@@ -320,7 +320,7 @@ func TestBadRoles(t *testing.T) {
 	writes("renewable", []badInput{{"no boolean", field("renewable", "perhaps"), ""}})
 	writes("unknown field", []badInput{
 		{"a typo", field("acces", "x"), `"acces"`},
-		{"what is for grants", field("on_revoke", "keep"), `"on_revoke"`},
+		{"what is for grants", field("shared", true), `"shared"`},
 		{"what is for importing", field("access_token", "two words"), `"access_token"`},
 		{"what is for consent", field("finish_uri", "https://shop.example/"), `"finish_uri"`},
 	})

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/authserver"
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/pasted"
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/rights"
 )
 
@@ -28,8 +29,8 @@ const (
 	signDescription = `
 An access token is good only on requests that the client's key has signed. Write
 access_token (from a read of token/NAME), method, url and, where there is one, the
-JSON text of the body; the response holds the headers to send, and body, the exact
-bytes to send with them.
+body, as JSON text or as an object; the response holds the headers to send, and
+body, the exact bytes to send with them.
 
 Only what the grant allows is signed: the URL must be the grant's resource_server
 followed by one of the operations on incoming-payments, quotes, outgoing-payments
@@ -69,7 +70,8 @@ func (b *Backend) pathSign() *framework.Path {
 			"access_token": token,
 			"method":       text("Method", "GET or POST."),
 			"url":          text("URL", "The whole URL that the request will be sent to, query included."),
-			"body":         text("Body", "JSON text of the body, for operations that have one."),
+			"body": text("Body", "The body, for operations that have one: its JSON text, or the JSON "+
+				"object."),
 			batchField: {
 				Type: framework.TypeSlice,
 				Description: "Up to 250 requests: objects with access_token, method, url, body and reference, as " +
@@ -196,7 +198,7 @@ func (s signing) sign(ctx context.Context, p presented) (map[string]any, error) 
 		return nil, p.malformed
 	}
 	if s.token == "" || subtle.ConstantTimeCompare([]byte(p.token), []byte(s.token)) != 1 {
-		return nil, userErrorf("access_token: is not the grant's current one; read the token again")
+		return nil, notCurrent(p.token)
 	}
 	body, err := s.scope.Allow(p.Request)
 	if err != nil {
@@ -279,22 +281,34 @@ func parseUnsigned(d *framework.FieldData) (presented, []presented, error) {
 	}
 	if slices.ContainsFunc([]string{"method", "url", "body"}, func(field string) bool { return given(d, field) }) {
 		return one, nil, userErrorf(
-			"%s: holds the requests' method, url and body; do not give them beside it",
+			"%s: holds the requests' method, url and body; do not give them alongside it",
 			batchField,
 		)
 	}
-	items, ok := d.Raw[batchField].([]any)
-	if text, isText := d.Raw[batchField].(string); isText {
-		ok = json.Unmarshal([]byte(text), &items) == nil
-	}
-	if !ok || len(items) == 0 || len(items) > maxBatch {
-		return one, nil, userErrorf("%s: must be a JSON list of 1 to %d requests", batchField, maxBatch)
+	items, err := batchItems(d.Raw[batchField])
+	if err != nil {
+		return one, nil, err
 	}
 	batch := make([]presented, len(items))
 	for i, item := range items {
 		batch[i] = parseItem(item, one.token)
 	}
 	return one, batch, nil
+}
+
+// batchItems returns the requests of a batch, which is a list or the JSON text of one.
+func batchItems(raw any) ([]any, error) {
+	items, ok := raw.([]any)
+	if text, isText := raw.(string); isText {
+		if fault := pasted.FindJSONFault(text); fault != nil {
+			return nil, userErrorf("%s: must be a JSON list of requests; %s", batchField, fault)
+		}
+		ok = json.Unmarshal([]byte(text), &items) == nil
+	}
+	if !ok || len(items) == 0 || len(items) > maxBatch {
+		return nil, userErrorf("%s: must be a JSON list of 1 to %d requests", batchField, maxBatch)
+	}
+	return items, nil
 }
 
 // parseItem reads one request of a batch. What is wrong with it is its own result and not the
@@ -309,12 +323,18 @@ func parseItem(item any, token string) presented {
 		"access_token": &p.token, "method": &p.Method, "url": &p.URL, "body": &p.Body, "reference": &p.reference,
 	}
 	for name, raw := range members {
+		if name != "reference" {
+			raw = readValue(name, framework.TypeString, raw)
+		}
 		text, isString := raw.(string)
+		content := checkContent(name, raw)
 		switch field := into[name]; {
 		case field == nil:
 			p.malformed = userErrorf("unknown member: a request has access_token, method, url, body and reference")
 		case !isString:
 			p.malformed = userErrorf("%s: must be a string", name)
+		case content != nil:
+			p.malformed = content
 		default:
 			*field = text
 		}

@@ -16,6 +16,8 @@ import (
 
 	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/authserver"
 )
 
 // received is what an application has got: a token, and where it is good.
@@ -133,7 +135,7 @@ func TestSignRefuses(t *testing.T) {
 	refuses("income", with("url", r.stored("income").Manage), "url: ")
 	refuses("income", with("method", "POST"), "method: ")
 	refuses("income", with("body", "{}"), "body: ")
-	refuses("income", with("body", map[string]any{"walletAddress": "x"}), "body: an object")
+	refuses("income", with("body", []any{map[string]any{"walletAddress": "x"}}), "body: a list")
 	refuses("income", with("key_id", "x"), "unknown field")
 	refuses("nobody", good, "no grant named")
 
@@ -252,7 +254,7 @@ func TestSignBatch(t *testing.T) {
 	if n := len(r.ok(logical.UpdateOperation, "sign/income", map[string]any{"access_token": income.token, "batch_input": many}).Data["batch_results"].([]any)); n != maxBatch {
 		t.Errorf("%d results", n)
 	}
-	for name, bad := range map[string]any{"too many": append(many, items[0]), "none": []any{}, "no list": `{"method":"GET"}`, "no JSON": "x", "bytes": []any{strings.Repeat("x", maxBatchLength)}} {
+	for name, bad := range map[string]any{"too many": append(many, items[0]), "none": []any{}, "no list": `{"method":"GET"}`, "no JSON": "x", "bytes": []any{strings.Repeat("x", maxRequestLength)}} {
 		t.Run(name, func(t *testing.T) {
 			r.fails(400, logical.UpdateOperation, "sign/income", map[string]any{"access_token": income.token, "batch_input": bad}, "batch_input: ")
 		})
@@ -326,7 +328,11 @@ func TestSignWithTheCurrentKey(t *testing.T) {
 	if id := keyID(); id != "key-2" {
 		t.Errorf("signed as %q after the key was replaced", id)
 	}
-	r.ok(logical.UpdateOperation, "config", map[string]any{"key_id": "key-3", "private_key": r.key, "verify": false})
+	another, err := authserver.NewPrivateKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.ok(logical.UpdateOperation, "config", map[string]any{"key_id": "key-3", "private_key": another, "verify": false})
 	if id := keyID(); id != "key-3" {
 		t.Errorf("signed as %q after config was written", id)
 	}

@@ -205,5 +205,5 @@ func (l *grantLock) revokeReplaced(ctx context.Context, g *grant) error {
 	if err != nil {
 		return err
 	}
-	return l.b.endNow(ctx, c, g.Replaced.Ending)
+	return l.b.endNow(ctx, c, g.Replaced.Ending, false)
 }

@@ -15,9 +15,6 @@ import (
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/uri"
 )
 
-// askInterval keeps a server that withdraws its grants from being asked for new ones all the time.
-const askInterval = time.Minute
-
 // rotateGrant gets a new token for a stored grant and returns the grant with it.
 //
 // A rotation is irreversible and cannot be repeated: once the server has done it, the only copy of
@@ -61,7 +58,7 @@ func (l *grantLock) rotate(ctx context.Context, why cause, check func(*grant) (b
 	if err != nil {
 		return nil, err
 	}
-	defer a.place.Leave()
+	defer a.leave()
 
 	g.begin(why, l.b.clock.Now())
 	if err := l.store(ctx, g); err != nil { // 3. write the intent
@@ -87,8 +84,12 @@ func checkRotatable(ctx context.Context, g *grant, c *config, why cause, name st
 	case g.Status == statusLost && (why != causeRotate && why != causeRecover || g.Manage == ""):
 		return lostError(ctx, g, name)
 	case g.unmanaged(now):
-		return userErrorf("the authorization server named no manage URL with the current token of grant %q, so that it "+
-			"can be neither rotated nor revoked before it expires at %s", name, g.ExpiresAt.UTC().Format(time.RFC3339))
+		return userErrorf(
+			"the authorization server named no manage URL with the current token of grant %q, so that it "+
+				"can be neither rotated nor revoked before it expires at %s",
+			name,
+			g.ExpiresAt.UTC().Format(time.RFC3339),
+		)
 	}
 	return checkManageURL(ctx, g, c, fmt.Sprintf("grant %q", name))
 }
@@ -103,7 +104,8 @@ func checkManageURL(ctx context.Context, g *grant, c *config, what string) error
 		return nil // it has nothing to rotate, and is requested anew
 	case !c.identity().SameOrigin(g.Manage, g.AuthOrigin):
 		return userErrorf("the manage URL of %s is on %q, not on its authorization server %s: if that is right, "+
-			"add it to allowed_auth_servers in %s", what, uri.OriginOf(g.Manage), g.AuthOrigin, mountPath(ctx, configKey))
+			"add it to allowed_auth_servers in "+
+			"%s", what, uri.OriginOf(g.Manage), g.AuthOrigin, mountPath(ctx, configKey))
 	case !strings.Contains(g.Manage, "token/"):
 		return userErrorf("the manage URL that the authorization server gave for %s has no token/ in its path, "+
 			"which Open Payments requires", what)
@@ -115,7 +117,10 @@ func checkManageURL(ctx context.Context, g *grant, c *config, what string) error
 func (a *attempt) rotate(ctx context.Context) (*grant, error) {
 	switch {
 	case a.grant.Manage == "" && a.grant.Interactive:
-		return nil, a.lose(ctx, "its token has expired, and the authorization server named no manage URL to rotate it at")
+		return nil, a.lose(
+			ctx,
+			"its token has expired, and the authorization server named no manage URL to rotate it at",
+		)
 	case a.grant.Manage == "":
 		return a.requestAnew(ctx, nil)
 	}
@@ -184,9 +189,11 @@ func (a *attempt) retireKey(ctx context.Context) (verdict, error) {
 		return recheck, nil
 	}
 	return settled, logical.CodedError(http.StatusBadGateway, fmt.Sprintf(
-		"the authorization server %s rejects the token, but the client's key has changed less than an hour ago, and the "+
+		"the authorization server %s rejects the token, but the client's key has changed less than an hour ago, "+
+			"and the "+
 			"server may still check signatures with an older copy of the key set; the grant is kept: try again later",
-		a.place.Origin()))
+		a.place.Origin(),
+	))
 }
 
 // useRetiringKey has the attempt sign with the key that was in use before, once, if there is one that
@@ -209,14 +216,18 @@ func (a *attempt) rotationFailed(ctx context.Context, out authserver.Outcome, er
 	if !failed || !f.RotationRefused() {
 		return a.fail(ctx, err)
 	}
-	if a.grant.Interactive && a.cause != causeRevoke && a.grant.doubtIsOver(a.lock.b.clock.Now(), a.rotatedSince(a.grant.Doubt.Since)) {
+	if a.grant.Interactive && a.cause != causeRevoke &&
+		a.grant.doubtIsOver(a.lock.b.clock.Now(), a.rotatedSince(a.grant.Doubt.Since)) {
 		return a.lose(ctx, "the authorization server has answered every rotation with invalid_rotation since "+
 			a.grant.Doubt.Since.UTC().Format(time.RFC3339))
 	}
 	return a.fail(ctx, logical.CodedError(http.StatusBadGateway, fmt.Sprintf(
-		"the authorization server %s cannot rotate the token now, which it also says while its database is in trouble; "+
-			"the grant is kept: try again later, or have its owner asked again with a write of access and ask_again=true",
-		f)))
+		"the authorization server %s cannot rotate the token now, which it also says while its database is in "+
+			"trouble; "+
+			"the grant is kept: try again later, or have its owner asked again with a write of access and "+
+			"ask_again=true",
+		f,
+	)))
 }
 
 const (
@@ -262,19 +273,31 @@ func (a *attempt) checkKeyPublished(ctx context.Context) error {
 	published, err := a.client.KeyPublished(ctx)
 	if err != nil {
 		return logical.CodedError(http.StatusBadGateway, fmt.Sprintf(
-			"the server rejected the token, and whether the client's key is published cannot be told: %s; try again later", err))
+			"the server rejected the token, and whether the client's key is published cannot be told: %s; try "+
+				"again later",
+			err,
+		))
 	}
 	if !published {
-		return keyNotPublished(ctx, a.client.Identity)
+		return a.keyError(ctx)
 	}
 	return nil
+}
+
+// keyError says that the client's key is not published, and what becomes of the grant if there is one.
+func (a *attempt) keyError(ctx context.Context) error {
+	err := keyNotPublished(ctx, a.client.Identity)
+	if a.grant.Token != "" || a.former != nil {
+		return userErrorf("%s; the grant is kept", err)
+	}
+	return err
 }
 
 // keyMissing returns an error if the client's key set can be fetched and lacks the key; nil where
 // that is not so, or cannot be told.
 func (a *attempt) keyMissing(ctx context.Context) error {
 	if published, err := a.client.KeyPublished(ctx); err == nil && !published {
-		return keyNotPublished(ctx, a.client.Identity)
+		return a.keyError(ctx)
 	}
 	return nil
 }
@@ -293,91 +316,4 @@ func (a *attempt) tokenDead(ctx context.Context) (*grant, error) {
 		return a.grant, nil
 	}
 	return a.requestAnew(ctx, nil)
-}
-
-// mayRequestAnew reports whether a new grant may be requested in the place of this one.
-func (a *attempt) mayRequestAnew() bool {
-	return a.role == "" && !a.grant.Interactive && a.cause != causeRevoke && a.grant.AuthServer != "" &&
-		a.lock.b.clock.Since(a.grant.AskedAt) >= askInterval
-}
-
-// requestAnew requests a new grant with the stored rights at the stored endpoint, in the place of one
-// whose token is dead; or cannot be rotated, for the reason doubtful, and then still counts if the
-// request fails.
-func (a *attempt) requestAnew(ctx context.Context, doubtful error) (*grant, error) {
-	now := a.lock.b.clock.Now()
-	if err := a.config.checkAllowed("auth_server", a.grant.AuthServer); err != nil {
-		return nil, a.fail(ctx, err)
-	}
-	if wait := a.grant.AskedAt.Add(askInterval).Sub(now); wait > 0 && wait <= askInterval {
-		return nil, a.fail(ctx, logical.CodedError(http.StatusBadGateway, fmt.Sprintf(
-			"the authorization server %s rejects the token, and was asked for a new grant less than a minute ago; try again in %s",
-			a.grant.AuthOrigin, wait.Round(time.Second))))
-	}
-	if !a.moveTo(ctx, uri.OriginOf(a.grant.AuthServer)) {
-		return nil, a.fail(ctx, logical.CodedError(http.StatusBadGateway, fmt.Sprintf(
-			"the authorization server %s rejects the token, and is too busy to be asked for a new grant; try again", a.grant.AuthOrigin)))
-	}
-	a.grant.AskedAt = now
-	former := a.grant.ending()
-	switch out := a.client.RequestGrant(ctx, a.grant.AuthServer, a.grant.Requested, nil).(type) {
-	case authserver.TokenIssued:
-		a.grant.Continue = authserver.Continuation{} // the former grant's
-		if former.Continue.URL != out.Continue.URL && former.Continue.URL != "" || doubtful != nil {
-			a.grant.replace(former, now)
-		}
-		g, err := a.storeToken(ctx, out)
-		if err == nil {
-			_ = a.endFormers(ctx, g) // or the worker does
-		}
-		return g, err
-	case authserver.ConsentRequired:
-		a.endOffer(ctx, out)
-		if doubtful != nil {
-			return nil, a.fail(ctx, doubtful)
-		}
-		a.grant.Interactive = true
-		return nil, a.lose(ctx, "the authorization server now wants the owner's consent")
-	case authserver.RequestFailed:
-		if doubtful != nil {
-			return nil, a.fail(ctx, doubtful)
-		}
-		return nil, a.fail(ctx, a.requestError(ctx, out))
-	default:
-		return nil, unexpectedOutcome(out)
-	}
-}
-
-// moveTo exchanges the attempt's place for one at another server, without waiting, and reports whether
-// there was one.
-func (a *attempt) moveTo(ctx context.Context, origin string) bool {
-	if origin == a.place.Origin() {
-		return a.place.Return()
-	}
-	a.place.Leave()
-	atOnce, cancel := context.WithCancel(ctx)
-	cancel()
-	place, ok := a.client.Enter(atOnce, origin, false)
-	if ok {
-		a.place = place
-	}
-	return ok
-}
-
-// endOffer cancels what the owner would have to consent to, because nobody is going to ask.
-func (a *attempt) endOffer(ctx context.Context, offer authserver.ConsentRequired) {
-	e := ending{AuthOrigin: a.grant.AuthOrigin, OperatorHosts: a.grant.OperatorHosts, Continue: offer.Continue}
-	if err := a.lock.b.end(ctx, a.config, e); err != nil {
-		a.lock.b.Logger().Warn("a grant that needs its owner's consent could not be cancelled; it expires", "grant", a.lock.name, "error", err)
-	}
-}
-
-// requestError returns why requesting a grant has failed.
-func (a *attempt) requestError(ctx context.Context, f authserver.RequestFailed) error {
-	if f.Code == authserver.InvalidClient {
-		if err := a.keyMissing(ctx); err != nil {
-			return err
-		}
-	}
-	return serverError(f)
 }

@@ -56,8 +56,8 @@ func secretField(displayName, description string) *framework.FieldSchema {
 }
 
 var pageFields = map[string]*framework.FieldSchema{
-	"after": {Type: framework.TypeString, Query: true, Description: "List names after this one."},
-	"limit": {Type: framework.TypeInt, Query: true, Description: "List at most this many names; 0: all."},
+	"after":    {Type: framework.TypeString, Query: true, Description: "List names after this one."},
+	limitField: {Type: framework.TypeInt, Query: true, Description: "List at most this many names; 0 or less: all."},
 }
 
 // listPage lists the names below a prefix that the request asks for.
@@ -67,10 +67,10 @@ func listPage(ctx context.Context, s logical.Storage, prefix string, d *framewor
 		return nil, fmt.Errorf("list the stored %s: %w", strings.TrimSuffix(prefix, "/"), err)
 	}
 	sort.Strings(names)
-	return page(names, value[string](d, "after"), value[int](d, "limit")), nil
+	return page(names, value[string](d, "after"), value[int](d, limitField)), nil
 }
 
-// page returns of sorted names those after one, and at most limit of them (0: all).
+// page returns of sorted names those after one, and at most limit of them (0 or less: all).
 func page(names []string, after string, limit int) []string {
 	if after != "" {
 		i, found := slices.BinarySearch(names, after)

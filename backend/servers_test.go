@@ -338,7 +338,7 @@ func TestWriteThatSucceedsAndReportsAnError(t *testing.T) {
 		"a grant's":           {2, func(r *rig) *logical.Response { r.ask("g"); return r.read("g") }},
 		"what the owner has consented to": {2, func(r *rig) *logical.Response {
 			redirect := r.decided(r.asked("g", finishURI), true)
-			r.storage.failAfterPut(2, "g")
+			r.storage.failAfterPut(3, "g") // after the reference and the intent
 			r.ok(logical.UpdateOperation, "grants/g/continue", map[string]any{"redirect": redirect})
 			return r.read("g")
 		}},
@@ -582,6 +582,7 @@ func TestTokenWithoutAManageURL(t *testing.T) {
 // One slow wallet holds up nobody else.
 func TestSlowWalletHoldsUpNobody(t *testing.T) {
 	r := withGrant(t)
+	r.ok(logical.PatchOperation, "config", map[string]any{"verify": false})
 	arrived, release := r.hangOn("wallet", false)
 	write := make(chan error)
 	go func() {
@@ -602,6 +603,7 @@ func TestSlowWalletHoldsUpNobody(t *testing.T) {
 // Two who change the config at once: neither is lost.
 func TestConfigIsChangedByTwo(t *testing.T) {
 	r := configured(t)
+	r.ok(logical.PatchOperation, "config", map[string]any{"verify": false})
 	arrived, release := r.hangOn("wallet", false)
 	write := make(chan error)
 	go func() {

@@ -10,10 +10,10 @@ import (
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/rights"
 )
 
-// signingScope returns which requests may be signed for the grant: those that its rights allow at
-// its resource server.
+// signingScope returns which requests may be signed for the grant: those at its resource server that
+// the rights that were asked for allow, and those that its authorization server has told.
 func (g *grant) signingScope() (rights.Scope, error) {
-	s, err := rights.NewScope(g.ResourceServer, g.authServerURLs(), g.Access)
+	s, err := rights.NewScope(g.ResourceServer, g.authServerURLs(), g.Requested, g.Access)
 	if err != nil {
 		return s, userErrorf("%s", err)
 	}

@@ -50,7 +50,7 @@ func nextTask(g *grant, now time.Time) (next task, at time.Time) {
 	for _, other := range []struct {
 		task task
 		due  time.Time
-	}{{taskEndFormers, formersDue(g)}, {taskInteraction, interactionDue(g)}, {taskRecover, recoverDue(g, now)}} {
+	}{{taskEndFormers, formersDue(g)}, {taskInteraction, interactionDue(g, now)}, {taskRecover, recoverDue(g, now)}} {
 		if !other.due.IsZero() && (at.IsZero() || other.due.Before(at)) {
 			next, at = other.task, other.due
 		}
@@ -217,7 +217,9 @@ func (b *Backend) upkeepSlot(ctx context.Context, s logical.Storage, key, name s
 		l.release()
 	}
 	if err != nil && !errors.Is(err, logical.ErrReadOnly) {
-		b.Logger().Warn("the background work on a grant could not be done; it is tried again in a minute", "grant", name, "error", err)
+		b.Logger().
+			Warn("the background work on a grant could not be done; it is tried again in a "+
+				"minute", "grant", name, "error", err)
 	}
 }
 
@@ -317,7 +319,7 @@ func (l *grantLock) endFormers(ctx context.Context, g *grant) error {
 	next.Formers = nil
 	for _, e := range g.Formers {
 		if now := l.b.clock.Now(); !e.TryAt.After(now) {
-			err := l.b.endNow(ctx, c, e)
+			err := l.b.endNow(ctx, c, e, true)
 			if err == nil {
 				l.b.Logger().Info("a former grant is cancelled", "grant", l.name, "auth_server", e.AuthOrigin)
 				continue

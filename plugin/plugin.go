@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log"
 	"os"
 	"time"
 
@@ -53,6 +54,7 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		Output:     stderr,
 		JSONFormat: true,
 	})
+	discardStandardLog()
 	go exitWith(parent, time.Second)
 
 	logger.Debug("serving the Open Payments secrets engine", "version", Version, "pid", os.Getpid())
@@ -70,3 +72,8 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	}
 	return 0
 }
+
+// discardStandardLog drops what libraries write to the standard logger. In this process that is
+// net/http, which logs word for word what a server sends after the end of an answer: with a
+// Content-Length that is too small, or an answer that is sent twice, that can be a token.
+func discardStandardLog() { log.SetOutput(io.Discard) }

@@ -3,8 +3,15 @@
 package plugin
 
 import (
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"os"
 	"regexp"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -25,6 +32,67 @@ func TestArguments(t *testing.T) {
 			t.Errorf("%v: status %d, stdout %q, stderr %q", row.args, status, stdout.String(), stderr.String())
 		}
 	}
+}
+
+// B8: net/http logs the answer that a server sends twice, token and all.
+func TestAnswersSentTwiceAreNotLogged(t *testing.T) {
+	var logged lockedBuilder
+	log.SetOutput(&logged)
+	defer log.SetOutput(os.Stderr)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = conn.Read(make([]byte, 4096))
+			answer := "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\ns3cr3t"
+			_, _ = io.WriteString(conn, answer+answer)
+		}
+	}()
+	get := func() {
+		transport := &http.Transport{}
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+listener.Addr().String(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := transport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		_ = resp.Body.Close()
+		transport.CloseIdleConnections()
+	}
+	for get(); !strings.Contains(logged.String(), "s3cr3t"); get() { // it is logged by another goroutine
+		runtime.Gosched()
+	}
+	discardStandardLog()
+	if log.Writer() != io.Discard {
+		t.Error("the standard logger still writes")
+	}
+}
+
+type lockedBuilder struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lockedBuilder) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuilder) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 // Vault enables no plugin with another form of version.

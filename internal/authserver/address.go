@@ -4,11 +4,8 @@ package authserver
 
 import (
 	"errors"
-	"net/netip"
 	"net/url"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/uri"
@@ -18,66 +15,15 @@ import (
 // the field's name before them. They never hold the value.
 
 // ParseURL reads a URL that requests may be sent to: https, or http to a loopback host, without
-// user info and fragment.
-func ParseURL(s string) (*url.URL, error) {
-	u, err := url.Parse(s)
-	switch {
-	case err != nil || u.Hostname() == "" || !uri.Valid(s):
-		return nil, errors.New("must be a URL such as https://wallet.example/alice")
-	case u.Scheme == "http" && !isLoopbackHost(u.Hostname()):
-		return nil, errors.New("plain http is for loopback hosts only; use https")
-	case u.Scheme != "http" && u.Scheme != "https":
-		return nil, errors.New("must begin with https://")
-	case u.User != nil:
-		return nil, errors.New("must not hold a user name or password")
-	case u.Fragment != "" || strings.Contains(s, "#"):
-		return nil, errors.New("must not have a fragment (#…)")
-	case !isHost(u):
-		return nil, errors.New("the host is not a valid name or address")
-	}
-	return u, nil
-}
-
-var labelRegexp = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?$`)
-
-// isHost reports whether a URL's host is an address or a DNS name (international names in their
-// ASCII form), with a port that exists if there is one.
-func isHost(u *url.URL) bool {
-	if port := u.Port(); port != "" {
-		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-			return false
-		}
-	} else if strings.HasSuffix(u.Host, ":") {
-		return false
-	}
-	host := u.Hostname()
-	if _, err := netip.ParseAddr(host); err == nil {
-		return true
-	}
-	return len(host) <= 253 && !slices.ContainsFunc(strings.Split(host, "."), func(label string) bool {
-		return len(label) > 63 || !labelRegexp.MatchString(label)
-	})
-}
+// user info and fragment. What surrounds it in a file or a text does not count (see [uri.Parse]).
+func ParseURL(s string) (*url.URL, error) { return uri.Parse(s) }
 
 // ParseWalletAddress reads a wallet address: an https URL or a payment pointer ($host/path,
-// paymentpointers.org). Authorization servers request <address>/jwks.json and compare addresses as
-// strings, so a trailing slash makes another, broken address.
+// paymentpointers.org).
 func ParseWalletAddress(s string) (string, error) {
-	if pointer, ok := strings.CutPrefix(s, "$"); ok {
-		host, path, _ := strings.Cut(pointer, "/")
-		if path == "" {
-			path = ".well-known/pay"
-		}
-		s = "https://" + host + "/" + path
-	}
-	u, err := ParseURL(s)
-	switch {
-	case err != nil:
+	u, err := uri.ParseWalletAddress(s)
+	if err != nil {
 		return "", err
-	case u.RawQuery != "" || u.ForceQuery:
-		return "", errors.New("a wallet address has no query (?…)")
-	case strings.HasSuffix(u.Path, "/"):
-		return "", errors.New("must not end with a slash")
 	}
 	return u.String(), nil
 }
@@ -109,7 +55,7 @@ func ParseResourceServer(s string) (string, error) {
 
 // ParseOrigin reads an origin: a URL whose path, if there is one, does not count.
 func ParseOrigin(s string) (string, error) {
-	u, err := ParseURL(strings.TrimSpace(s))
+	u, err := ParseURL(s)
 	if err != nil {
 		return "", err
 	}
@@ -132,12 +78,4 @@ func HostsOf(urls ...string) []string {
 	}
 	slices.Sort(hosts)
 	return slices.Compact(hosts)
-}
-
-func isLoopbackHost(host string) bool {
-	if strings.EqualFold(host, "localhost") {
-		return true
-	}
-	addr, err := netip.ParseAddr(host)
-	return err == nil && addr.Unmap().IsLoopback()
 }

@@ -99,7 +99,11 @@ func unpack(in *bufio.Reader, contentEncoding string) io.Reader {
 	var err error
 	switch {
 	case start[0] == 0x1f && start[1] == 0x8b: // RFC 1952; no text begins so
-		unpacked, err = gzip.NewReader(in)
+		var z *gzip.Reader
+		if z, err = gzip.NewReader(in); err == nil {
+			z.Multistream(false) // else it would wait for another member before it returns the first
+			unpacked = z
+		}
 	case start[0]&0x0f == 8 && binary.BigEndian.Uint16(start)%31 == 0: // RFC 1950; no object does
 		unpacked, err = zlib.NewReader(in)
 	case strings.Contains(strings.ToLower(contentEncoding), "deflate") && !beginsObject(in):

@@ -185,7 +185,7 @@ func TestCACert(t *testing.T) {
 		t.Fatal("an unknown certificate was trusted")
 	}
 	c.CACert = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}))
-	if err := CheckCACert(c.CACert); err != nil {
+	if normal, err := NormalizeCACert(c.CACert); err != nil || normal != c.CACert {
 		t.Fatal(err)
 	}
 	if _, err := c.Wallet(context.Background(), server.URL+"/client"); err != nil {

@@ -154,7 +154,9 @@ func (c *Client) requestGrant(
 	case TokenRejected: // there is no token yet that it could reject
 		return out.RequestFailed
 	case ConsentPending:
-		return x.failure()
+		f := x.failure()
+		f.Begun = out.Continue
+		return f
 	case RequestFailed:
 		out.Redirect = x.redirect()
 		return out
@@ -203,13 +205,10 @@ func (c *Client) Continue(ctx context.Context, at Continuation, interactRef stri
 	switch out := x.outcome(at).(type) {
 	case TokenRejected:
 		return out.RequestFailed
-	case ConsentRequired:
-		return x.failure()
+	case ConsentRequired: // a further question, which nobody is asked; what counts is the continuation
+		return ConsentPending{cmp.Or(out.Continue, at), out.Wait}
 	case ConsentPending:
-		if out.Continue == (Continuation{}) {
-			out.Continue = at
-		}
-		return out
+		return ConsentPending{cmp.Or(out.Continue, at), out.Wait}
 	default:
 		return out
 	}

@@ -17,6 +17,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/uri"
 )
 
 // reach is the set of addresses that a request may be sent to.
@@ -44,13 +46,13 @@ func reachOf(u *url.URL, operatorHosts []string) (reach, error) {
 	case u.Scheme == "https" && typed:
 		return reachOperator, nil
 	case u.Scheme == "https":
-		if addr, err := netip.ParseAddr(u.Hostname()); isLoopbackHost(u.Hostname()) || err == nil && !isPublic(addr) {
+		if addr, err := netip.ParseAddr(u.Hostname()); uri.IsLoopback(u.Hostname()) || err == nil && !isPublic(addr) {
 			return 0, errNotPublic
 		}
 		return reachPublic, nil
-	case u.Scheme == "http" && isLoopbackHost(u.Hostname()) && typed:
+	case u.Scheme == "http" && uri.IsLoopback(u.Hostname()) && typed:
 		return reachLoopback, nil
-	case u.Scheme == "http" && isLoopbackHost(u.Hostname()):
+	case u.Scheme == "http" && uri.IsLoopback(u.Hostname()):
 		return 0, errNotPublic
 	}
 	return 0, errPlainHTTP

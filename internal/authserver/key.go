@@ -6,7 +6,6 @@ import (
 	"crypto/ed25519"
 	"crypto/x509"
 	"encoding/base64"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"strings"
@@ -26,7 +25,7 @@ func encodePrivateKey(key ed25519.PrivateKey) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("encode the key: %w", err)
 	}
-	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})), nil
+	return encodePEM(privateKeyLabel, der), nil
 }
 
 // NormalizePrivateKey returns a key as PEM (PKCS#8), which is all that the SDK is ever handed: it
@@ -39,53 +38,57 @@ func NormalizePrivateKey(s string) (string, error) {
 	return encodePrivateKey(key)
 }
 
-var (
-	errNoKey = errors.New("must be an Ed25519 key as PEM (PKCS#8), or base64 of it, " +
-		"not the name of a file; the CLI reads a file with private_key=@key.pem")
-	errKeyDamaged   = errors.New("the PEM block is damaged or cut off")
-	errKeyBlocks    = errors.New("there is more than one PEM block")
-	errKeyEncrypted = errors.New("the key is encrypted; decrypt it first")
-	errKeyPublic    = errors.New("this is a public key; the private key is needed")
-	errKeyForm      = errors.New(
-		"must be PKCS#8 (BEGIN PRIVATE KEY); openssl pkcs8 -topk8 -nocrypt converts other forms",
-	)
-	errKeyContent   = errors.New("the PEM block holds no valid PKCS#8 key")
-	errKeyAlgorithm = errors.New("must be an Ed25519 key (openssl genpkey -algorithm ed25519)")
-)
-
-// parsePrivateKey reads an Ed25519 key from PEM (PKCS#8) or from base64 of that PEM. It never takes
-// the name of a file: the engine must not read files for others.
+// parsePrivateKey reads an Ed25519 key (PKCS#8) from whatever text it is in: see [readPEM]. Other
+// forms of keys are told by their kind, with what helps. It never takes the name of a file: the
+// engine must not read files for others.
 func parsePrivateKey(s string) (ed25519.PrivateKey, error) {
-	s = strings.TrimSpace(s)
-	if !strings.HasPrefix(s, "-----BEGIN") {
-		decoded, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(s), ""))
-		if err != nil || !strings.HasPrefix(string(decoded), "-----BEGIN") {
-			return nil, errNoKey
+	found := readPEM(s)
+	var key ed25519.PrivateKey
+	var refusal error
+	for _, block := range found.blocks {
+		if !block.isPrivate() {
+			continue
 		}
-		s = strings.TrimSpace(string(decoded))
+		one, err := block.ed25519Key()
+		switch {
+		case err != nil && refusal == nil:
+			refusal = err
+		case err != nil:
+		case key != nil && !key.Equal(one):
+			return nil, errTwoKeys
+		default:
+			key = one
+		}
 	}
-	block, rest := pem.Decode([]byte(s))
 	switch {
-	case block == nil:
+	case key != nil && refusal != nil:
+		return nil, errTwoKeys
+	case key != nil && found.torn:
+		return nil, errKeyCutOff
+	case key != nil:
+		return key, nil
+	case refusal != nil:
+		return nil, refusal
+	}
+	return nil, whyNoKey(found)
+}
+
+// ed25519Key returns the key in a block of a private key.
+func (b pemBlock) ed25519Key() (ed25519.PrivateKey, error) {
+	if b.label != privateKeyLabel {
+		return nil, otherPrivateKey(b.label)
+	}
+	if b.der == nil {
 		return nil, errKeyDamaged
-	case len(rest) > 0:
-		return nil, errKeyBlocks
-	case block.Type == "ENCRYPTED PRIVATE KEY":
-		return nil, errKeyEncrypted
-	case block.Type == "PUBLIC KEY":
-		return nil, errKeyPublic
-	case block.Type != "PRIVATE KEY":
-		return nil, errKeyForm
 	}
-	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return nil, errKeyContent
+	parsed, _ := x509.ParsePKCS8PrivateKey(b.der)
+	if key, ok := parsed.(ed25519.PrivateKey); ok {
+		return key, nil
 	}
-	key, ok := parsed.(ed25519.PrivateKey)
-	if !ok {
-		return nil, errKeyAlgorithm
+	if name := algorithmOf(b.der); name != "" && name != "Ed25519" {
+		return nil, notEd25519(name)
 	}
-	return key, nil
+	return nil, errKeyContent
 }
 
 // PublicJWK returns the public half of a key as the client's wallet publishes it in its jwks.json
@@ -111,22 +114,6 @@ func CheckKeyID(id string) error {
 	bad := func(r rune) bool { return r < ' ' || r > '~' || strings.ContainsRune(`";\`, r) }
 	if id == "" || len(id) > 256 || strings.ContainsFunc(id, bad) {
 		return errors.New(`up to 256 printable ASCII characters without '"', ';' and '\'`)
-	}
-	return nil
-}
-
-// CheckCACert refuses what is not a sequence of PEM certificates.
-func CheckCACert(s string) error {
-	rest := []byte(strings.TrimSpace(s))
-	for len(rest) > 0 {
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil || block.Type != "CERTIFICATE" {
-			return errors.New("must be PEM certificates (BEGIN CERTIFICATE)")
-		}
-		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
-			return errors.New("holds a certificate that cannot be read")
-		}
-		rest = []byte(strings.TrimSpace(string(rest)))
 	}
 	return nil
 }

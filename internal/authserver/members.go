@@ -66,13 +66,14 @@ func lenientDecoder(raw []byte) *json.Decoder {
 	return json.NewDecoder(io.MultiReader(bytes.NewReader(raw), failing{io.ErrUnexpectedEOF}))
 }
 
-// nextValue returns the value that comes next, or what there is of it if it is an object or a list.
+// nextValue returns the value that comes next, or what there is of it. Of a number there is nothing:
+// its end is not known. The end of a string is.
 func nextValue(d *json.Decoder, raw []byte) (value json.RawMessage, whole bool) {
 	if err := d.Decode(&value); err == nil {
 		return value, true
 	}
 	rest := bytes.TrimLeft(raw[min(d.InputOffset(), int64(len(raw))):], " \t\r\n:")
-	if len(rest) > 0 && (rest[0] == '{' || rest[0] == '[') {
+	if len(rest) > 0 && strings.ContainsRune(`{["`, rune(rest[0])) {
 		return rest, false
 	}
 	return nil, false

@@ -51,10 +51,11 @@ type RequestFailed struct {
 	Code       ErrorCode // empty: none that the documents have
 	HasCode    bool      // the server gave a code, if only one that the documents do not have
 	Timeout    bool
-	Unreadable bool   // a 2xx that was cut off, or is no JSON: the server may have done what was asked
-	Gone       bool   // of Cancel and Revoke: there was nothing left to end
-	Redirect   string // the address that a wallet or a grant endpoint redirects to, if it can be named
-	Rule       error  // why the request was not sent, if our own rules forbade it
+	Unreadable bool         // a 2xx that was cut off, or is no JSON: the server may have done what was asked
+	Gone       bool         // of Cancel and Revoke: there was nothing left to end
+	Redirect   string       // the address that a wallet or a grant endpoint redirects to, if it can be named
+	Begun      Continuation // of RequestGrant: where what the server has begun all the same can be cancelled
+	Rule       error        // why the request was not sent, if our own rules forbade it
 
 	badSignature bool
 }
@@ -72,7 +73,8 @@ func (f RequestFailed) Error() string {
 	case f.Rule != nil:
 		return fmt.Sprintf("%s %s", f.Origin, f.Rule)
 	case f.Unreadable:
-		return fmt.Sprintf("%s answered %d, and the answer could not be read", f.Origin, f.Status)
+		return fmt.Sprintf("%s answered %d without what was asked for: its answer could not be read",
+			f.Origin, f.Status)
 	case f.Status/100 == 2:
 		return fmt.Sprintf("%s answered %d without what was asked for", f.Origin, f.Status)
 	case f.Redirect != "":

@@ -49,15 +49,28 @@ var (
 
 // Unambiguous returns Normal(text) if all parsers read the same value in text: those that keep the
 // first of two members of one name, those that keep the last, and those that ignore the case of
-// names, as encoding/json does. Otherwise it returns one of the errors above.
+// names, as encoding/json does. Otherwise it returns ErrMalformed, or a [*AmbiguousError] with one of the
+// errors above.
 func Unambiguous(text []byte) (string, error) {
 	if !json.Valid(text) {
 		return "", ErrMalformed
 	}
 	r := rewriter{rest: text, strict: true}
 	normal := r.value()
-	return normal, r.err
+	if r.err != nil {
+		return normal, &AmbiguousError{Offset: len(text) - r.left, Err: r.err}
+	}
+	return normal, nil
 }
+
+// AmbiguousError is the error of Unambiguous for valid JSON.
+type AmbiguousError struct {
+	Offset int // of the first byte after what is at fault
+	Err    error
+}
+
+func (f *AmbiguousError) Error() string { return f.Err.Error() }
+func (f *AmbiguousError) Unwrap() error { return f.Err }
 
 // rewriter reads valid JSON and returns each value in its normal form. It does not decode to Go
 // strings: they cannot hold a lone surrogate, which JavaScript keeps.
@@ -65,12 +78,13 @@ type rewriter struct {
 	rest   []byte
 	strict bool // stop with err at what is ambiguous
 	err    error
+	left   int // bytes that were not read when err was found
 	depth  int
 }
 
 func (r *rewriter) fail(err error) {
 	if r.strict && r.err == nil {
-		r.err = err
+		r.err, r.left = err, len(r.rest)
 	}
 }
 

@@ -70,3 +70,21 @@ func TestUnambiguous(t *testing.T) {
 		}
 	}
 }
+
+// A fault says where it is, and what it is to errors.Is.
+func TestAmbiguousError(t *testing.T) {
+	for text, want := range map[string]AmbiguousError{
+		`{"a":1,"A":2}`:          {len(`{"a":1,"A":2`), ErrDuplicate},
+		"[1,\n9007199254740993]": {len("[1,\n9007199254740993"), ErrNumber},
+		strings.Repeat("[", 40) + strings.Repeat("]", 40): {32, ErrDepth},
+	} {
+		_, err := Unambiguous([]byte(text))
+		var fault *AmbiguousError
+		if !errors.As(err, &fault) || !errors.Is(err, want.Err) || fault.Offset != want.Offset {
+			t.Errorf("%s: %+v, want %+v", text, fault, want)
+		}
+	}
+	if _, err := Unambiguous([]byte("{")); !errors.Is(err, ErrMalformed) {
+		t.Errorf("%v", err)
+	}
+}

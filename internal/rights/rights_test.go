@@ -13,9 +13,9 @@ func TestParse(t *testing.T) {
 	for _, raw := range []any{
 		`[{"type":"incoming-payment","actions":["create","read","list"]}]`,
 		[]any{map[string]any{"type": "quote", "actions": []any{"create", "read"}}},
-		`[{"type":"incoming-payment","actions":["create","complete","read","read-all","list","list-all"],"identifier":"https://wallet.example/alice?a=1&b=%3C2%3E"}]`,
+		`[{"type":"incoming-payment","actions":["create","complete","read","read-all","list","list-all"],"identifier":"https://wallet.example/alice&b=%3C2%3E"}]`,
 		`[{"type":"outgoing-payment","actions":["create"],"identifier":"https://wallet.example/alice","limits":{"receiver":"https://wallet.example/incoming-payments/1","interval":"R12/2026-01-01T00:00:00Z/P1M","debitAmount":{"value":"18446744073709551615","assetCode":"USD","assetScale":2}}}]`,
-		`[{"type":"quote","actions":["read"]},{"type":"incoming-payment","actions":["read"]},{"type":"outgoing-payment","actions":["read"],"identifier":"http://wallet.example/alice"}]`,
+		`[{"type":"quote","actions":["read"]},{"type":"incoming-payment","actions":["read"]},{"type":"outgoing-payment","actions":["read"],"identifier":"https://wallet.example/alice"}]`,
 	} {
 		access, err := Parse(raw)
 		if err != nil {
@@ -70,6 +70,63 @@ func TestParseErrors(t *testing.T) {
 	} {
 		if _, err := Parse(text); err == nil || err.Error() != want {
 			t.Errorf("%s: %v, want %s", text, err, want)
+		}
+	}
+}
+
+// What surrounds rights and the addresses in them does not count.
+func TestParseAsPeopleHaveThem(t *testing.T) {
+	right := func(identifier string) string {
+		return `[{"actions":["create"],"identifier":"` + identifier + `","type":"incoming-payment"}]`
+	}
+	want := right("https://wallet.example/alice")
+	for _, text := range []string{
+		want, "\ufeff" + strings.ReplaceAll(want, ",", ",\r\n ") + "\r\n", want + "\x00",
+		right(` https://wallet.example/alice\r\n`), right(`<HTTPS://Wallet.Example/alice>`), right(`\"https://wallet.example/alice\"`),
+		right("https://wallet.example\u200b/alice"), right("$wallet.example/alice"), right(` $wallet.example/alice\n`),
+	} {
+		if access, err := Parse(text); err != nil || string(access) != want {
+			t.Errorf("%q: %s %v", text, access, err)
+		}
+	}
+	receiver := func(s string) string {
+		return `[{"actions":["create"],"identifier":"https://wallet.example/alice","limits":{"receiver":"` + s + `"},"type":"outgoing-payment"}]`
+	}
+	want = receiver("https://wallet.example/incoming-payments/1?a=1&b=%3C2%3E")
+	if access, err := Parse(receiver(` <https://wallet.example/incoming-payments/1?a=1&b=%3C2%3E>\r\n`)); err != nil || string(access) != want {
+		t.Errorf("%s %v", access, err)
+	}
+	// Two spellings of one right are one right.
+	one := strings.Trim(right("https://wallet.example/alice"), "[]")
+	other := strings.Trim(right("$wallet.example/alice"), "[]")
+	if _, err := Parse("[" + one + "," + other + "]"); err == nil || !strings.Contains(err.Error(), "right 2 is there twice") {
+		t.Errorf("%v", err)
+	}
+}
+
+// What is no list of rights is told by what it is, and where it stops being JSON; without its
+// content.
+func TestParseSaysWhatIsWrong(t *testing.T) {
+	item := `{"type":"quote","actions":["read"]}`
+	for text, words := range map[string]string{
+		item:                             "in brackets",
+		`{"access":[` + item + `]}`:      "member access",
+		`{"access_token":{"access":[]}}`: "access_token.access",
+		`{"rights":[]}`:                  "not an object",
+		`"quote"`:                        "must be a JSON list",
+		"[" + item + ",]":                "line 1, column 38: a comma after the last item",
+		"[\n" + item + "\n" + item + "]": "line 3, column 1: a comma or a colon is missing",
+		"/* s3cr3t */\n[]":               "line 1, column 1: a comment",
+		"[{'type':'quote'}]":             "line 1, column 3: a single quotation mark",
+		"[" + item:                       "line 1, column 37: the text ends too early",
+		"":                               "line 1, column 1: there is no text",
+		`[{"type":"quote","actions":["read"],"type":"quote"}]`:                                 "line 1, column 37: a member",
+		`[{"type":"incoming-payment","actions":["read"],"identifier":"alice@wallet.example"}]`: "right 1: identifier: looks like an e-mail",
+		`[{"type":"incoming-payment","actions":["read"],"identifier":"https://a.example/b/"}]`: "right 1: identifier: must not end with a slash",
+		`[{"type":"incoming-payment","actions":["read"],"identifier":null}]`:                   "right 1: identifier must be the URL",
+	} {
+		if _, err := Parse(text); err == nil || !strings.Contains(err.Error(), words) || strings.Contains(err.Error(), "s3cr3t") {
+			t.Errorf("%s: %v, without %q", text, err, words)
 		}
 	}
 }

@@ -3,7 +3,9 @@
 package rights
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"path"
@@ -12,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/ecmascript"
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/pasted"
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/uri"
 )
 
@@ -38,7 +41,7 @@ func notAllowed(field, format string, args ...any) error {
 type Scope struct {
 	resourceServer string
 	reserved       []*url.URL
-	rights         []right
+	lists          [][]right // a request has to be allowed by each
 }
 
 // right is one item of a grant's access, as far as it decides about requests.
@@ -48,26 +51,31 @@ type right struct {
 	Identifier json.RawMessage `json:"identifier"`
 }
 
-// NewScope returns what a grant allows whose rights are access, as its authorization server
-// returned them: a right of an unexpected shape allows nothing. Requests must go below the URL
-// resourceServer, and not below a URL of reserved, where the authorization server is; what is not a
-// URL in there reserves nothing.
-func NewScope(resourceServer string, reserved []string, access json.RawMessage) (Scope, error) {
+// NewScope returns what a grant allows: what is in both requested, the rights that were asked for,
+// and access, those that the authorization server has told. A server may grant less than was asked
+// for, and must not be able to add to it. A list that is not known (empty) does not limit, but one
+// has to be known. A right of an unexpected shape allows nothing.
+//
+// Requests must go below the URL resourceServer, and not below a URL of reserved, where the
+// authorization server is; what is not a URL in there reserves nothing.
+func NewScope(resourceServer string, reserved []string, requested, access json.RawMessage) (Scope, error) {
 	s := Scope{resourceServer: resourceServer}
-	var list []json.RawMessage
-	switch {
-	case resourceServer == "" || strings.Contains(resourceServer, "?"):
+	if resourceServer == "" || strings.Contains(resourceServer, "?") {
 		return Scope{}, notAllowed("url",
 			"the grant does not say where its resource server is; write resource_server to the grant")
-	case json.Unmarshal(access, &list) != nil:
-		return Scope{}, notAllowed("url", "the grant's rights are not known; write access with the grant, "+
-			"or rotate it once: the server may tell them")
 	}
-	for _, raw := range list {
-		var one right
-		if json.Unmarshal(raw, &one) == nil {
-			s.rights = append(s.rights, one)
+	for _, raw := range []json.RawMessage{requested, access} {
+		if len(bytes.TrimSpace(raw)) == 0 {
+			continue
 		}
+		list, err := readRights(raw)
+		if err != nil {
+			return Scope{}, err
+		}
+		s.lists = append(s.lists, list)
+	}
+	if len(s.lists) == 0 {
+		return Scope{}, errRightsUnknown
 	}
 	for _, text := range reserved {
 		if u, err := url.Parse(text); err == nil && u.Host != "" {
@@ -75,6 +83,24 @@ func NewScope(resourceServer string, reserved []string, access json.RawMessage) 
 		}
 	}
 	return s, nil
+}
+
+var errRightsUnknown = notAllowed("url", "the grant's rights are not known; write access with the grant, "+
+	"or rotate it once: the server may tell them")
+
+func readRights(raw json.RawMessage) ([]right, error) {
+	var items []json.RawMessage
+	if json.Unmarshal(raw, &items) != nil {
+		return nil, errRightsUnknown
+	}
+	var list []right
+	for _, item := range items {
+		var one right
+		if json.Unmarshal(item, &one) == nil {
+			list = append(list, one)
+		}
+	}
+	return list, nil
 }
 
 // Allow returns the body to send, in the only form that servers verify, or an error that says why
@@ -103,8 +129,13 @@ func (s Scope) Allow(r Request) (body string, err error) {
 	case op.wallet != inBody && r.Body != "":
 		return "", notAllowed("body", "%s %s has none", op.method, op.path)
 	}
-	if err := s.includes(k, op, wallet); err != nil {
-		return "", err
+	for _, list := range s.lists {
+		if err := includes(list, k, op, wallet); err != nil {
+			return "", err
+		}
+	}
+	if len(s.lists) == 0 {
+		return "", errRightsUnknown
 	}
 	return body, nil
 }
@@ -200,10 +231,11 @@ func readQuery(query string) (wallet string, err error) {
 // readBody returns a creation's body in its normal form, and the wallet address in it.
 func readBody(text string) (body, wallet string, err error) {
 	if text == "" {
-		return "", "", notAllowed("body", "is needed, as JSON text")
+		return "", "", notAllowed("body", "is needed: a JSON object")
 	}
 	if body, err = ecmascript.Unambiguous([]byte(text)); err != nil {
-		return "", "", notAllowed("body", "must be JSON text that all readers take for the same: %s", err)
+		return "", "", notAllowed("body", "must be JSON text that all readers take for the same; %s",
+			faultOf(text, err))
 	}
 	members, err := objectOf(json.RawMessage(body))
 	if err != nil || json.Unmarshal(members["walletAddress"], &wallet) != nil || wallet == "" {
@@ -212,11 +244,24 @@ func readBody(text string) (body, wallet string, err error) {
 	return body, wallet, nil
 }
 
-// includes returns an error if the grant's rights do not include an operation on a wallet address.
+// faultOf says where a text is not JSON, or not the same to all readers.
+func faultOf(text string, err error) error {
+	if fault := pasted.FindJSONFault(text); fault != nil {
+		return fault
+	}
+	var ambiguous *ecmascript.AmbiguousError
+	if !errors.As(err, &ambiguous) {
+		return err
+	}
+	line, column := pasted.PositionOf(text, ambiguous.Offset-1)
+	return &pasted.JSONError{Line: line, Column: column, Reason: ambiguous.Error()}
+}
+
+// includes returns an error if a list of rights does not include an operation on a wallet address.
 // Where a request names none, only the server knows whose payment it is.
-func (s Scope) includes(k kind, op operation, wallet string) error {
+func includes(list []right, k kind, op operation, wallet string) error {
 	elsewhere := false
-	for _, r := range s.rights {
+	for _, r := range list {
 		if r.Type != k.name || !r.hasAny(op.anyOf) {
 			continue
 		}

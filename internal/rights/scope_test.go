@@ -43,7 +43,7 @@ func withAccess(access string) *granted {
 }
 
 func (g *granted) allow(r Request) (string, error) {
-	s, err := NewScope(g.resourceServer, g.reserved, json.RawMessage(g.access))
+	s, err := NewScope(g.resourceServer, g.reserved, nil, json.RawMessage(g.access))
 	if err != nil {
 		return "", err
 	}
@@ -54,6 +54,49 @@ func aliceBody(more string) string { return `{"walletAddress":"` + alice + `"` +
 
 // fieldFirst matches an error that begins with the name of a field.
 var fieldFirst = regexp.MustCompile(`^(url|method|body): `)
+
+// A grant allows what was asked for and told, both; what is not known does not limit.
+func TestScopeIsTheIntersection(t *testing.T) {
+	read, create := `[{"type":"incoming-payment","actions":["read"]}]`, `[{"type":"incoming-payment","actions":["create","read"]}]`
+	forAlice := `[{"type":"incoming-payment","actions":["create"],"identifier":"` + alice + `"}]`
+	forBob := `[{"type":"incoming-payment","actions":["create"],"identifier":"` + bob + `"}]`
+	quote := `[{"type":"quote","actions":["read"]}]`
+	for _, row := range []struct {
+		name, requested, told string
+		refusal               string // of the creation of alice's incoming payment; empty: allowed
+	}{
+		{"both", create, create, ""},
+		{"asked for, told less", create, read, "do not include create"},
+		{"told more than was asked for", read, create, "do not include create"},
+		{"told another type", create, quote, "do not include create"},
+		{"told nothing", create, "[]", "do not include create"},
+		{"not told", create, "", ""},
+		{"not told, not asked for", read, "", "do not include create"},
+		{"told alone", "", create, ""},
+		{"told alone, less", "", read, "do not include create"},
+		{"neither is known", "", " \n", "rights are not known"},
+		{"told something else than a list", create, `{"type":"incoming-payment"}`, "rights are not known"},
+		{"asked for one wallet, told for any", forAlice, create, ""},
+		{"asked for any wallet, told for one", create, forAlice, ""},
+		{"asked for one wallet, told for another", forAlice, forBob, "for another wallet"},
+		{"asked for another wallet, told for this", forBob, forAlice, "for another wallet"},
+		{"asked for another wallet, told for any", forBob, create, "for another wallet"},
+	} {
+		s, err := NewScope(rs, nil, json.RawMessage(row.requested), json.RawMessage(row.told))
+		if err == nil {
+			_, err = s.Allow(Request{"POST", rs + "/incoming-payments", aliceBody("")})
+		}
+		switch {
+		case row.refusal == "" && err != nil:
+			t.Errorf("%s: refused: %v", row.name, err)
+		case row.refusal != "" && (err == nil || !strings.Contains(err.Error(), row.refusal)):
+			t.Errorf("%s: %v, without %q", row.name, err, row.refusal)
+		}
+	}
+	if _, err := (Scope{}).Allow(Request{"GET", "https://x.example/quotes/1", ""}); err == nil {
+		t.Error("the zero value allows something")
+	}
+}
 
 func TestAllow(t *testing.T) {
 	list := rs + "/incoming-payments?wallet-address=" + alice
@@ -499,7 +542,7 @@ func FuzzAllow(f *testing.F) {
 		{"type":"outgoing-payment","actions":["create","read","list"],"identifier":"` + alice + `"},
 		{"type":"incoming-payment","actions":["create","complete","read","list"],"identifier":"` + alice + `"},
 		{"type":"quote","actions":["create","read"],"identifier":"` + alice + `"}]`)
-	s, err := NewScope(g.resourceServer, g.reserved, json.RawMessage(g.access))
+	s, err := NewScope(g.resourceServer, g.reserved, nil, json.RawMessage(g.access))
 	if err != nil {
 		f.Fatal(err)
 	}

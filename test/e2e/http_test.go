@@ -100,7 +100,7 @@ func TestBadInputOverHTTP(t *testing.T) {
 			"private_key: an object is not allowed here"},
 		{"object for a token", "POST", "grants/new", `{"access_token":{"value":"` + mistyped + `"}}`, 400,
 			"access_token: an object is not allowed here"},
-		{"bad key", "POST", "config", `{"private_key":"` + mistyped + `"}`, 400, "private_key: must be the PEM text"},
+		{"bad key", "POST", "config", `{"private_key":"` + mistyped + `"}`, 400, "private_key: must be an Ed25519 key"},
 		{"null", "POST", "config", `{"key_id":null}`, 400, "key_id: null is only for PATCH"},
 		{"fraction of a second", "POST", "grants/shop-income", `{"ttl":0.5}`, 400,
 			"ttl: must be a duration of whole seconds"},

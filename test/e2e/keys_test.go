@@ -97,7 +97,7 @@ func TestKeysUnderLoad(t *testing.T) {
 	want := []string{keyID}
 	for range 3 {
 		more()
-		made := e.write("keys/rotate", nil)
+		made := e.write("keys/rotate", map[string]any{"activate_after": 0})
 		e.checkData(made.Data, map[string]any{"state": "pending"})
 		more()
 		e.publish(made.Data["public_key"])

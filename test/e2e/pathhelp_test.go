@@ -16,22 +16,23 @@ func TestPathHelp(t *testing.T) {
 		fields string
 		says   string
 	}{
-		{"op/config", "allowed_auth_servers ca_cert default_grant key_id private_key request_timeout verify wallet_address",
+		{"op/config", "allowed_auth_servers ca_cert default_grant key_id max_requests_per_server private_key " +
+			"request_timeout verify wallet_address",
 			"One mount is one client"},
 		{"op/grants", "after limit", "stored grants"},
-		{"op/grants/x", "access access_token auth_server continue_token continue_url expires_in finish_uri force " +
+		{"op/grants/x", "access access_token ask_again auth_server continue_token continue_url expires_in finish_uri force " +
 			"interactive keepalive manage_url max_ttl min_ttl name on_revoke renewable resource_server shared ttl " +
 			"wallet_address", "Import one that was obtained elsewhere"},
 		{"op/grants/x/continue", "hash interact_ref name redirect", "owner has"},
 		{"op/keys", "", "active key signs"},
-		{"op/keys/rotate", "force key_id retire_after", "pending key"},
+		{"op/keys/rotate", "activate_after force key_id retire_after", "pending key"},
 		{"op/jwks.json", "", "needs no token"},
 		{"op/token", "", "newest reader"},
 		{"op/token/x", "name", "newest reader"},
 		{"op/rotate/x", "name", "leak"},
 		{"op/sign/x", "access_token batch_input body method name url", "Nothing is signed for the authorization server"},
 		{"op/roles", "after limit", "stored roles"},
-		{"op/roles/x", "access auth_server max_ttl name renewable resource_server ttl wallet_address", "holds no grant"},
+		{"op/roles/x", "access auth_server max_ttl name on_revoke renewable resource_server ttl wallet_address", "holds no grant"},
 		{"op/creds/x", "name", "grant of its own"},
 	} {
 		t.Run(row.path, func(t *testing.T) {

@@ -93,15 +93,16 @@ func TestLogsHoldNoSecret(t *testing.T) {
 	} else {
 		e.checkNoSecret("a revocation's error", err.Error())
 	}
+	e.importGrants("abandoned")
+	misbehaving(sandbox.Misbehaviour{On: []string{"rotate"}, Drop: true, Times: 1})
+	e.checkNoSecret("the response for a lost grant", e.request(400, "GET", "token/abandoned", "").text)
+	e.checkData(e.grant("abandoned"), map[string]any{"status": "lost"})
 	misbehaving(sandbox.Misbehaviour{})
 	set(wrongKey)
 	e.checkNoSecret("the response with a wrong key", e.request(400, "GET", "token/imported", "").text, wrongKey)
 	set(e.key)
-	misbehaving(sandbox.Misbehaviour{On: []string{"rotate"}, Drop: true, Times: 1})
-	e.checkNoSecret("the response for a lost grant", e.request(400, "GET", "token/imported", "").text)
-	e.checkData(e.grant("imported"), map[string]any{"status": "lost"})
 
-	for _, name := range []string{"shop-income", "dropped", "failing", "imported"} {
+	for _, name := range []string{"shop-income", "dropped", "failing", "imported", "abandoned"} {
 		e.checkNoSecret("a read of the grant", e.request(200, "GET", "grants/"+name, "").text)
 		e.request(204, "DELETE", "grants/"+name, "")
 	}

@@ -121,10 +121,10 @@ func (w *world) driveEngine() {
 
 	// json.Marshal would write & < > and U+2028 differently from JavaScript, whose form is signed.
 	e.step(logical.UpdateOperation, "grants/escapes",
-		ask(fmt.Sprintf(`[{"type":"incoming-payment","actions":["list"],"identifier":"%s?a=1&b=%%3C%%3E&c=%%C3%%BC"}]`,
+		ask(fmt.Sprintf(`[{"type":"incoming-payment","actions":["list"],"identifier":"%s/a&b=%%3C%%3E&c=%%C3%%BC"}]`,
 			shop)))
 	odd := ask(fmt.Sprintf(
-		`[{"type":"outgoing-payment","actions":["create"],"identifier":"%s?a=1&b=2","limits":{"debitAmount":`+
+		`[{"type":"outgoing-payment","actions":["create"],"identifier":"%s/a&b=2","limits":{"debitAmount":`+
 			`{"value":"1","assetCode":"<ü> & \u2028 \"€\" \\ 💶","assetScale":2.0}}}]`, shop))
 	// The owner consents, once by redirect and once while the engine polls.
 	for _, finish := range []string{"https://shop.example/back?a=1&b=2", ""} {
