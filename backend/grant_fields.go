@@ -12,7 +12,7 @@ import (
 // importFields and askFields are the fields that replace a grant; the others change how it is used.
 var (
 	importFields = []string{"access_token", "manage_url", "expires_in", "continue_url", "continue_token", "interactive"}
-	askFields    = []string{"access", "auth_server", "wallet_address", "finish_uri", "ask_again"}
+	askFields    = []string{"access", "auth_server", "wallet_address", "finish_uri"}
 )
 
 // grantFields is the schema of what a write of a grant takes.
@@ -39,8 +39,7 @@ var grantFields = withSettings(settingsFields, map[string]*framework.FieldSchema
 		"Finish URI",
 		"Asking, where the owner's consent is needed: the URL that the owner's browser is sent to afterwards, "+
 			"https or an application's own scheme (com.example.app:/back). With a random parameter of its own, "+
-			"such as "+
-			"state, a redirect can prove that the owner declined. Left out: poll with a write to continue.",
+			"such as state, a redirect can prove that the owner declined. Left out: poll with a write to continue.",
 	),
 	"access_token": secretField("Access token", "Import: the current access token."),
 	"manage_url":   secretField("Manage URL", "Import: the URL at which the token is rotated."),
@@ -61,13 +60,6 @@ var grantFields = withSettings(settingsFields, map[string]*framework.FieldSchema
 			"wallet_address), " +
 			"the grant is requested anew should the server forget it.",
 		DisplayAttrs: &framework.DisplayAttributes{Name: "Interactive"},
-	},
-	"ask_again": {
-		Type: framework.TypeBool,
-		Description: "Asking: ask anew, and cancel the grant that is stored. Left out: a write that asks for what " +
-			"the grant " +
-			"has, or what its owner is being asked for, only changes settings.",
-		DisplayAttrs: &framework.DisplayAttributes{Name: "Ask again"},
 	},
 	"force": {
 		Type:        framework.TypeBool,

@@ -145,24 +145,20 @@ const (
 	stateCharacters = 8 // different ones
 )
 
-var stateRegexp = regexp.MustCompile(`^[A-Za-z0-9._~+/=-]+$`)
+var (
+	stateRegexp = regexp.MustCompile(`^[A-Za-z0-9._~+/=-]+$`)
+	// wordsRegexp matches words and numbers.
+	wordsRegexp = regexp.MustCompile(`^([0-9._~+/=-]+|([a-z]+[._~+/=-]+)+[a-z]*|([A-Z]+[._~+/=-]+)+[A-Z]*)$`)
+)
 
-// unguessable reports whether a value looks like one that was drawn at random, of 64 bits or more:
-// at least 16 characters, of which 8 are different, as encodings of random bytes have them, and of
-// two kinds among upper case, lower case and digits, as words and numbers are not.
+// unguessable reports whether a value looks like one that was drawn at random, of 64 bits or more, in
+// any usual encoding: at least 16 characters, of which 8 are different, and neither a number nor words
+// in one case with separators between them.
 func unguessable(value string) bool {
-	different, kinds := map[rune]bool{}, map[int]bool{}
+	different := map[rune]bool{}
 	for _, r := range value {
 		different[r] = true
-		switch {
-		case r >= '0' && r <= '9':
-			kinds[0] = true
-		case r >= 'a' && r <= 'z':
-			kinds[1] = true
-		case r >= 'A' && r <= 'Z':
-			kinds[2] = true
-		}
 	}
-	return len(value) >= stateLength && len(different) >= stateCharacters && len(kinds) >= 2 &&
-		stateRegexp.MatchString(value)
+	return len(value) >= stateLength && len(different) >= stateCharacters &&
+		stateRegexp.MatchString(value) && !wordsRegexp.MatchString(value)
 }

@@ -65,12 +65,16 @@ func TestUnguessable(t *testing.T) {
 		"Zm9vYmFyYmF6cXV1eDEyMw":               true,
 		"aGVsbG8gd29ybGQ/+w==":                 true,
 		"eyJhbGciOiJub25lIn0.eyJzIjoiMTIifQ.x": true,
+		"GEZDGNBVGY3TQOJQGEZDGNBVGY":           true,
+		"KRSXGDTJNYQHGQLMKRSXGDTJNY":           true, // base32 without a digit
 		"":                                     false,
 		"1":                                    false,
 		"0b6f2d1e9c8a47f":                      false, // 15 characters
 		"1111111111111111a":                    false,
 		"1234567890123456":                     false, // a number
 		"order-confirmation":                   false, // words
+		"ORDER_CONFIRMATION_":                  false,
+		"2026-0504-1234-5678":                  false,
 		"https://shop.example/orders/1A":       false,
 		"2026-05-04T12:00:00Z":                 false,
 		"Order 2026 of Alice":                  false,

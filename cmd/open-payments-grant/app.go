@@ -41,8 +41,9 @@ commands: VAULT_ADDR, VAULT_TOKEN (or the file .vault-token in the home
 directory), VAULT_NAMESPACE, VAULT_CACERT and so on. If neither VAULT_ADDR nor
 VAULT_TOKEN is set, BAO_ADDR, BAO_TOKEN and so on are used.
 
-Exit status: 0 done; 1 failed; 2 wrong usage; 3 the owner declined, or did not
-decide in time; 4 still pending when -timeout ran out; 130 interrupted.
+Exit status: 0 done; 1 failed; 2 wrong usage; 3 the owner declined, or the request
+expired; 4 still pending when the owner's time or -timeout ran out; 130
+interrupted.
 `
 
 // app is the program, with everything outside it that tests replace.

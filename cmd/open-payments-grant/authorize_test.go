@@ -33,7 +33,7 @@ func returnWith(t *testing.T, r *runner, query string) {
 	}
 	r.openBrowser = func(_ context.Context, target string) error {
 		r.opened = append(r.opened, target)
-		status, body := visit(t, finish+"?"+query)
+		status, body := visit(t, finish+"&"+query)
 		if status != http.StatusOK || !strings.Contains(body, "You can close this window") {
 			t.Errorf("the browser got %d, %s", status, body)
 		}
@@ -46,7 +46,7 @@ func TestRedirect(t *testing.T) {
 	r.neverTimeOut()
 	returnWith(t, r, "interact_ref="+secret+"&hash=a+b%2F")
 	r.vault.proceed = func(name, _ string) answer { return r.vault.put(name, stored("active", nil)) }
-	r.check(t, r.authorize(t.Context()), statusDone, "ask", "continue FINISH?interact_ref="+secret+"&hash=a+b%2F")
+	r.check(t, r.authorize(t.Context()), statusDone, "ask", "continue FINISH&interact_ref="+secret+"&hash=a+b%2F")
 	r.says(t, page, "NAME      STATUS  WALLET", "payments  active  "+wallet, "outgoing-payment create,read 5.00 USD",
 		"Waiting for the owner: 0:00, until ")
 	if len(r.opened) != 1 || r.opened[0] != page {
@@ -78,7 +78,7 @@ func TestRedirectIsKept(t *testing.T) {
 		}
 		return goOn(d)
 	}
-	again := "continue FINISH?interact_ref=" + secret + "&hash=h"
+	again := "continue FINISH&interact_ref=" + secret + "&hash=h"
 	r.check(t, r.authorize(t.Context()), statusDone, "ask", again, again, again, again)
 	r.says(t, "Vault answered 502: the authorization server", "Vault is sealed", "wants a pause")
 }
@@ -108,8 +108,8 @@ func TestDeclined(t *testing.T) {
 				r.vault.put(name, stored(status, nil))
 				return answer{400, "its owner declined: the owner has to be asked again"}
 			}
-			r.check(t, r.authorize(t.Context(), "-replace"), statusDeclined, "ask", "continue FINISH?result=grant_rejected")
-			r.says(t, "open-payments-grant: its owner declined")
+			r.check(t, r.authorize(t.Context(), "-replace"), statusDeclined, "ask", "continue FINISH&result=grant_rejected")
+			r.says(t, "open-payments-grant: its owner declined: run the same command again to ask the owner again\n")
 		})
 	}
 }
@@ -150,8 +150,9 @@ func TestTimeout(t *testing.T) {
 		"polling, -timeout":      {[]string{"-poll", "-timeout=7s"}, false, statusPending, "continue"},
 		"redirect, -timeout":     {[]string{"-timeout=7s"}, false, statusPending, "ask"},
 		"polling, its time":      {[]string{"-poll"}, true, statusDeclined, "continue"},
-		"redirect, its time":     {nil, true, statusDeclined, "?result=expired"},
-		"redirect, clocks apart": {[]string{"-timeout=1h"}, false, statusPending, "?result=expired"},
+		"redirect, its time":     {nil, false, statusPending, "ask"},
+		"polling, clocks apart":  {[]string{"-poll", "-timeout=1h"}, false, statusPending, "continue"},
+		"redirect, clocks apart": {[]string{"-timeout=1h"}, false, statusPending, "ask"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRunner(t)
@@ -303,6 +304,66 @@ func TestFails(t *testing.T) {
 	})
 }
 
+// A redirect that the engine does not take for the owner's word: the browser may return once more.
+func TestHint(t *testing.T) {
+	const next = "the redirect says that the owner has not decided"
+	t.Run("undecided, then consented", func(t *testing.T) {
+		r := newRunner(t)
+		r.neverTimeOut()
+		returnWith(t, r, "result=grant_invalid")
+		var finish string
+		write := r.vault.write
+		r.vault.write = func(name string, data map[string]any) answer {
+			finish, _ = data["finish_uri"].(string)
+			return write(name, data)
+		}
+		r.vault.proceed = func(name, redirect string) answer {
+			if strings.Contains(redirect, "interact_ref") {
+				return r.vault.put(name, stored("active", nil))
+			}
+			go visit(t, finish+"&interact_ref="+secret+"&hash=h")
+			hint := asking("pending")
+			hint["next"] = next
+			return answer{200, hint}
+		}
+		r.check(t, r.authorize(t.Context()), statusDone, "ask", "continue FINISH&result=grant_invalid",
+			"continue FINISH&interact_ref="+secret+"&hash=h")
+		r.says(t, next, "The owner has consented. Waiting for the authorization server")
+	})
+	for _, result := range []string{"invalid_interaction", "unknown_interaction"} {
+		t.Run(result, func(t *testing.T) {
+			r := newRunner(t)
+			r.neverTimeOut()
+			returnWith(t, r, "result="+result)
+			r.vault.proceed = func(string, string) answer { return answer{200, asking("pending")} }
+			r.check(t, r.authorize(t.Context()), statusDeclined, "ask", "continue FINISH&result="+result)
+			r.says(t, "has expired or was cancelled: run the same command again")
+		})
+	}
+}
+
+// Once the owner has consented, the command says what it waits for, and that Vault goes on.
+func TestConsentedButNotGranted(t *testing.T) {
+	r := newRunner(t)
+	returnWith(t, r, "interact_ref="+secret+"&hash=h")
+	first, goOn := true, r.after
+	r.after = func(d time.Duration) <-chan time.Time {
+		if first { // the first wait is for the browser, which has returned already
+			first = false
+			return nil
+		}
+		return goOn(d)
+	}
+	r.vault.proceed = func(name, _ string) answer { return answer{200, r.vault.grants[name]} }
+	if got := r.authorize(t.Context()); got != statusPending {
+		t.Errorf("the exit status is %d", got)
+	}
+	r.says(t, "The owner has consented. Waiting for the authorization server", "Vault goes on asking")
+	if strings.Contains(r.stderr.String(), secret) {
+		t.Error("it prints the reference")
+	}
+}
+
 // Only the owner's browser counts.
 func TestCallback(t *testing.T) {
 	callback, err := startCallback()
@@ -311,12 +372,15 @@ func TestCallback(t *testing.T) {
 	}
 	defer callback.close()
 	base := callback.uri[:strings.LastIndex(callback.uri, "/")]
+	bare, _, _ := strings.Cut(callback.uri, "?")
 	for target, want := range map[string]int{
 		base + "/?interact_ref=1&hash=2": http.StatusNotFound,
 		base + "/favicon.ico":            http.StatusNotFound,
 		callback.uri:                     http.StatusBadRequest,
-		callback.uri + "?code=1":         http.StatusBadRequest,
-		strings.Replace(callback.uri, "127.0.0.1", "localhost", 1) + "?result=x": http.StatusNotFound,
+		callback.uri + "&code=1":         http.StatusBadRequest,
+		bare + "?result=grant_rejected":  http.StatusBadRequest, // without the state
+		bare + "?state=x&result=x":       http.StatusBadRequest,
+		strings.Replace(callback.uri, "127.0.0.1", "localhost", 1) + "&result=x": http.StatusNotFound,
 	} {
 		if status, _ := visit(t, target); status != want {
 			t.Errorf("%s returns %d", strings.Replace(target, callback.uri, "FINISH", 1), status)
@@ -327,12 +391,14 @@ func TestCallback(t *testing.T) {
 		t.Error("one of them was taken for the owner's browser")
 	default:
 	}
+	// Servers write the query anew, in an order of their own.
+	back := bare + "?result=grant_rejected&" + callback.uri[len(bare)+1:]
 	for range 2 { // reloading the page does not block
-		if status, _ := visit(t, callback.uri+"?result=grant_rejected"); status != http.StatusOK {
+		if status, _ := visit(t, back); status != http.StatusOK {
 			t.Errorf("it returns %d", status)
 		}
 	}
-	if got := <-callback.redirects; got != callback.uri+"?result=grant_rejected" {
+	if got := <-callback.redirects; got != back {
 		t.Error("the URL is not complete")
 	}
 }

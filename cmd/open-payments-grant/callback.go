@@ -12,11 +12,13 @@ import (
 )
 
 // callback is the page on loopback to which the owner's browser is redirected after the decision.
-// Its path is random and known only to the authorization server and the owner's browser, so that no
-// other web page can send a browser here.
+// Its path and state are random and known only to the authorization server and the owner's browser,
+// so that no other web page can send a browser here. The engine takes a refusal for the owner's word
+// because of the state.
 type callback struct {
 	uri       string      // the finish URI
 	redirects chan string // the URLs at which the browser arrived: secrets
+	state     string
 	server    *http.Server
 }
 
@@ -35,8 +37,12 @@ func startCallback() (*callback, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on loopback for the owner's browser (-poll needs no port): %w", err)
 	}
-	path := "/" + rand.Text()
-	c := &callback{uri: "http://" + l.Addr().String() + path, redirects: make(chan string, 1)}
+	path, state := "/"+rand.Text(), rand.Text()
+	c := &callback{
+		uri:       "http://" + l.Addr().String() + path + "?state=" + state,
+		redirects: make(chan string, 1),
+		state:     state,
+	}
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Host != l.Addr().String() || r.URL.Path != path || r.Method != http.MethodGet {
 			http.NotFound(w, r)
@@ -56,7 +62,7 @@ func (c *callback) serve(w http.ResponseWriter, r *http.Request) {
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 	q := r.URL.Query()
-	if !q.Has("interact_ref") && !q.Has("result") {
+	if q.Get("state") != c.state || !q.Has("interact_ref") && !q.Has("result") {
 		w.WriteHeader(http.StatusBadRequest)
 		fmt.Fprintf(
 			w,
@@ -67,7 +73,7 @@ func (c *callback) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	select {
-	case c.redirects <- c.uri + "?" + r.URL.RawQuery:
+	case c.redirects <- "http://" + r.Host + r.URL.RequestURI(): // as it came
 	default: // an earlier one has not been taken yet
 	}
 	fmt.Fprintf(w, callbackPage, "You can close this window",

@@ -6,6 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
+	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -25,10 +28,11 @@ type consentWait struct {
 
 	before   grant
 	deadline time.Time
-	redirect string // the URL to continue with; empty if polling, or if none has arrived
-	last     bool   // the deadline has passed: this is the last attempt
-	unsure   bool   // a request may have been done although its response did not arrive
-	printed  string // the last message
+	redirect string      // the URL to continue with; empty if polling, or if none has arrived
+	decided  atomic.Bool // the browser has brought a reference: the owner has consented
+	last     bool        // the deadline has passed: this is the last attempt
+	unsure   bool        // a request may have been done although its response did not arrive
+	printed  string      // the last message
 }
 
 // run waits for the decision and returns the grant. It retries after temporary failures: a redirect
@@ -38,7 +42,12 @@ func (w *consentWait) run(ctx context.Context, g grant) (grant, error) {
 	if err := w.setDeadline(started, g); err != nil {
 		return nil, err
 	}
-	defer w.terminal.showStatus(func() string { return waitingLine(started, w.now(), w.deadline) })()
+	defer w.terminal.showStatus(func() string {
+		if w.decided.Load() {
+			return decidedLine
+		}
+		return waitingLine(started, w.now(), w.deadline)
+	})()
 	for first := true; ; first = false {
 		if !w.last && !w.canContinue() {
 			if err := w.awaitRedirect(ctx, w.timeLeft()); err != nil {
@@ -52,6 +61,10 @@ func (w *consentWait) run(ctx context.Context, g grant) (grant, error) {
 				return g, err
 			case err != nil && first && w.resumed && !temporary(err):
 				return nil, errNotPollable
+			case err == nil && w.redirect != "" && !w.decided.Load():
+				if err := w.takeHint(g); err != nil {
+					return nil, err
+				}
 			}
 			w.printNew(err)
 			if !w.last {
@@ -63,10 +76,10 @@ func (w *consentWait) run(ctx context.Context, g grant) (grant, error) {
 		if w.now().Before(w.deadline) {
 			continue
 		}
-		if w.last || w.deadline.Before(w.before.pendingUntil()) {
+		if w.last || !w.canContinue() || w.deadline.Before(w.before.pendingUntil()) {
 			return nil, w.stillPending()
 		}
-		w.prepareLastAttempt()
+		w.last = true // one more request, after the owner's time
 	}
 }
 
@@ -87,21 +100,41 @@ func (w *consentWait) timeLeft() time.Duration { return w.deadline.Sub(w.now()) 
 // canContinue reports whether there is something to send to the engine: a poll, or a redirect.
 func (w *consentWait) canContinue() bool { return w.redirect != "" || w.finishURI == "" }
 
-// prepareLastAttempt makes the next attempt the last one: on that request the engine cancels the
-// expired interaction at the authorization server. A grant with a finish URI cannot be polled, so
-// for it the attempt reports a redirect that says that the interaction has expired.
-func (w *consentWait) prepareLastAttempt() {
-	w.last = true
-	if !w.canContinue() {
-		w.redirect = w.finishURI + "?result=expired"
+// takeHint handles a redirect without a reference that has not made the engine end the interaction.
+// Where the owner may still decide, it prints what the engine says and forgets the redirect: the
+// browser may return once more. The callback has checked that the redirect is genuine.
+func (w *consentWait) takeHint(g grant) error {
+	switch result := queryOf(w.redirect).Get("result"); result {
+	case "invalid_interaction", "unknown_interaction":
+		return noGrantError{statusDeclined, "the wallet says that the request has expired or was cancelled: " + again}
 	}
+	w.redirect = ""
+	w.printNew(errors.New(oneLine(g.text("next"))))
+	return nil
+}
+
+const again = "run the same command again to ask the owner again"
+
+func queryOf(redirect string) url.Values {
+	u, err := url.Parse(redirect)
+	if err != nil {
+		return nil
+	}
+	return u.Query()
 }
 
 // awaitRedirect waits for a redirect, for at most d. Without one, the earlier redirect is used
-// again.
+// again; so is one with a reference whatever comes after it.
 func (w *consentWait) awaitRedirect(ctx context.Context, d time.Duration) error {
 	select {
-	case w.redirect = <-w.redirects:
+	case redirect := <-w.redirects:
+		switch brings := queryOf(redirect).Has("interact_ref"); {
+		case brings && !w.decided.Swap(true):
+			w.terminal.printStatus(decidedLine)
+		case !brings && w.decided.Load():
+			return nil
+		}
+		w.redirect = redirect
 		return nil
 	case <-w.after(d):
 		return nil
@@ -151,7 +184,16 @@ func (w *consentWait) afterRejection(ctx context.Context, rejection error) (g gr
 	case w.unsure && g.active() && g.generation() > w.before.generation():
 		return g, true, nil // an earlier request, whose response was lost, has succeeded
 	}
-	return nil, true, noGrantError{statusDeclined, rejection.Error()}
+	return nil, true, noGrantError{statusDeclined, askAgain(g, rejection)}
+}
+
+// askAgain returns why there is no grant, and what helps in this program.
+func askAgain(g grant, rejection error) string {
+	why := g.text("last_failure_cause")
+	if why == "" || !strings.HasPrefix(rejection.Error(), why) {
+		why, _, _ = strings.Cut(rejection.Error(), ": the owner has to be asked again")
+	}
+	return oneLine(why) + ": " + again
 }
 
 // printNew prints an error, unless it was the last one printed.
@@ -163,10 +205,13 @@ func (w *consentWait) printNew(err error) {
 }
 
 func (w *consentWait) stillPending() error {
-	what := "to resume"
-	if w.finishURI != "" {
-		what = "to ask again"
+	what := "run the same command again to resume"
+	switch {
+	case w.decided.Load():
+		what = "the owner has consented, and Vault goes on asking the authorization server; see open-payments-grant " +
+			"status " + w.name
+	case w.finishURI != "":
+		what = again
 	}
-	return noGrantError{statusPending,
-		fmt.Sprintf("grant %q is still pending: run the same command again %s", w.name, what)}
+	return noGrantError{statusPending, fmt.Sprintf("grant %q is still pending: %s", w.name, what)}
 }

@@ -203,7 +203,7 @@ func (r *runner) check(t *testing.T, status, want int, asked ...string) {
 	if status != want {
 		t.Errorf("the exit status is %d, not %d:\n%s", status, want, r.stderr.String())
 	}
-	hidden := regexp.MustCompile(`http://127\.0\.0\.1:\d+/\w+`)
+	hidden := regexp.MustCompile(`http://127\.0\.0\.1:\d+/\w+\?state=\w{26}`)
 	got := []string{}
 	for _, a := range r.vault.asked {
 		got = append(got, hidden.ReplaceAllString(a, "FINISH"))

@@ -65,6 +65,15 @@ func (t *terminal) showStatus(line func() string) (stop func()) {
 	}
 }
 
+// printStatus prints what a status line says where there is none.
+func (t *terminal) printStatus(line string) {
+	if !t.live {
+		t.printf("%s", line)
+	}
+}
+
+const decidedLine = "The owner has consented. Waiting for the authorization server to issue the token."
+
 func waitingLine(since, now, until time.Time) string {
 	elapsed := max(now.Sub(since), 0) / time.Second
 	return fmt.Sprintf("Waiting for the owner: %d:%02d, until %s",
