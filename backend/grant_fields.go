@@ -12,7 +12,7 @@ import (
 // importFields and askFields are the fields that replace a grant; the others change how it is used.
 var (
 	importFields = []string{"access_token", "manage_url", "expires_in", "continue_url", "continue_token", "interactive"}
-	askFields    = []string{"access", "auth_server", "wallet_address", "finish_uri"}
+	askFields    = []string{"access", "auth_server", "wallet_address", "finish_uri", "ask_again"}
 )
 
 // grantFields is the schema of what a write of a grant takes.
@@ -60,6 +60,13 @@ var grantFields = withSettings(settingsFields, map[string]*framework.FieldSchema
 			"wallet_address), " +
 			"the grant is requested anew should the server forget it.",
 		DisplayAttrs: &framework.DisplayAttributes{Name: "Interactive"},
+	},
+	"ask_again": {
+		Type: framework.TypeBool,
+		Description: "Asking: ask anew, and cancel the grant that is stored. Left out: a write that asks for what " +
+			"the grant " +
+			"has, or what its owner is being asked for, only changes settings.",
+		DisplayAttrs: &framework.DisplayAttributes{Name: "Ask again"},
 	},
 	"force": {
 		Type:        framework.TypeBool,
