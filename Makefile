@@ -1,5 +1,8 @@
 # "make help" lists the targets.
 .DEFAULT_GOAL := help
+# Where the sandbox listens: the address in the commands of README.md and examples/README.md.
+SANDBOX_ADDR ?= 127.0.0.1:39183
+
 .PHONY: help build sandbox quickstart test lint bench vault
 
 help: ## show this list
@@ -8,10 +11,10 @@ help: ## show this list
 build: ## build the plugin, the sandbox and open-payments-grant into bin/
 	@scripts/build
 
-sandbox: build ## start the sandbox: a wallet on loopback, for trying
-	@bin/open-payments-sandbox -addr 127.0.0.1:0
+sandbox: build ## start the sandbox: a wallet on loopback, for trying; SANDBOX_ADDR=127.0.0.1:0 takes any free port
+	@bin/open-payments-sandbox -addr $(SANDBOX_ADDR)
 
-quickstart: ## a tour on a real Vault server and the sandbox; with QUICKSTART_EXIT=1 it exits after the tour
+quickstart: ## a tour on a real Vault server and the sandbox; with QUICKSTART_EXIT=1 it neither waits nor stays
 	@scripts/quickstart
 
 test: ## every check and test; installs and builds what it needs

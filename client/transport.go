@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -22,10 +24,12 @@ const (
 
 // RoundTrip sends a request. If its URL begins with the token's resource_server, compared as a
 // string, Vault signs the request, and it is sent with the headers and body that Vault returns,
-// which replace Authorization, Signature, Signature-Input and Content-*. The body of such a request
-// is JSON of at most 1 MiB. Any other request is forwarded unchanged and without a token. (The
-// response to the first read of the token says where the resource server is, so the first request
-// reads the token, whatever its URL.)
+// which replace Authorization, Signature, Signature-Input, Digest, Repr-Digest and Content-*.
+// Headers that are about a connection (RFC 9110, section 7.6.1), Host and Expect are dropped. The
+// body of such a request is JSON of at most 1 MiB. Any other request is forwarded unchanged and
+// without a token; one whose URL is not where it would be sent, because of [url.URL.Opaque] for
+// example, is refused. (The response to the first read of the token says where the resource server
+// is, so the first request reads the token, whatever its URL.)
 //
 // If op/sign/NAME says that the token is not the current one, or the resource server returns 401 or
 // 403, the request is signed and sent once more, with a newer token if there is one already, or
@@ -41,7 +45,11 @@ const (
 // Other errors of op/sign/NAME are returned, with Vault's message in an [api.ResponseError]. No
 // error contains a token.
 func (c *Client) RoundTrip(req *http.Request) (*http.Response, error) {
-	signed, err := c.needsSignature(req)
+	err := checkURL(req.URL)
+	signed := false
+	if err == nil {
+		signed, err = c.needsSignature(req)
+	}
 	if err != nil {
 		closeBody(req)
 		return nil, err
@@ -72,6 +80,22 @@ func (c *Client) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err = c.send(req, body, next)
 	c.noteRetry(resp)
 	return resp, err
+}
+
+// checkURL returns an error if a URL's string is not where http.Transport sends the request, which
+// takes the host and the rest from other fields. The string is what is compared and signed, so the
+// token would go elsewhere.
+func checkURL(u *url.URL) error {
+	if u == nil {
+		return errors.New("the request has no URL")
+	}
+	parsed, err := url.Parse(u.String())
+	if err != nil || u.Opaque != "" || parsed.Scheme != u.Scheme || parsed.Host != u.Host ||
+		parsed.RequestURI() != u.RequestURI() {
+		return errors.New("the request would not be sent to what its URL says: " +
+			"leave URL.Opaque empty, and set the URL to the result of url.Parse")
+	}
+	return nil
 }
 
 // needsSignature reports whether a request is for the resource server. Like op/sign, it compares
@@ -172,19 +196,44 @@ func setBody(req *http.Request, body any) {
 	}
 }
 
+// droppedHeaders are those of the caller's headers that a signed request does not keep, in addition
+// to those that Connection names and to Content-*.
+var droppedHeaders = []string{
+	// What Vault returns, or what describes the body as it was before Vault returned it.
+	"Authorization", "Signature", "Signature-Input", "Digest", "Repr-Digest",
+	// http.Transport takes them as permission to retry a POST.
+	"Idempotency-Key", "X-Idempotency-Key",
+	// What is about the caller's connection, or about how the body is sent, which is up to
+	// http.Transport. Spelled otherwise than http.Transport does, it would send them twice.
+	"Connection", "Expect", "Host", "Http2-Settings", "Keep-Alive", "Proxy-Authenticate",
+	"Proxy-Authorization", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
+}
+
 // forwardedHeaders returns those of the caller's headers that a signed request keeps.
 func forwardedHeaders(all http.Header) http.Header {
+	dropped := append(connectionOptions(all), droppedHeaders...)
 	kept := http.Header{}
 	for name, values := range all {
-		switch canonical := http.CanonicalHeaderKey(name); canonical {
-		case "Authorization", "Signature", "Signature-Input", "Idempotency-Key", "X-Idempotency-Key":
-		default:
-			if !strings.HasPrefix(canonical, "Content-") {
-				kept[name] = append([]string(nil), values...)
-			}
+		canonical := http.CanonicalHeaderKey(name)
+		if !slices.Contains(dropped, canonical) && !strings.HasPrefix(canonical, "Content-") {
+			kept[name] = slices.Clone(values)
 		}
 	}
 	return kept
+}
+
+// connectionOptions returns the names of the headers that are for the next hop alone because
+// Connection names them.
+func connectionOptions(all http.Header) (names []string) {
+	for name, values := range all {
+		if http.CanonicalHeaderKey(name) != "Connection" {
+			continue
+		}
+		for option := range strings.SplitSeq(strings.Join(values, ","), ",") {
+			names = append(names, http.CanonicalHeaderKey(strings.TrimSpace(option)))
+		}
+	}
+	return names
 }
 
 // isSuperseded reports whether op/sign rejected the token as not the current one. All its errors

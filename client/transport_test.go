@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"reflect"
 	"strings"
 	"sync"
@@ -81,6 +82,92 @@ func TestSignedRequest(t *testing.T) {
 		if !reflect.DeepEqual(req.Header, before.Header) || req.Host != before.Host || req.ContentLength != 50 ||
 			len(req.TransferEncoding) != 1 {
 			w.Error("the caller's request was modified")
+		}
+	})
+}
+
+// What is sent is what was signed, so a request is refused whose URL leads elsewhere than its text
+// says: http.Transport connects to Host, and sends Opaque.
+func TestURLThatIsNotItsText(t *testing.T) {
+	const text = "//wallet.example/op/incoming-payments"
+	for name, u := range map[string]*url.URL{
+		"opaque, another host":     {Scheme: "https", Host: "evil.example", Opaque: text},
+		"opaque, the same host":    {Scheme: "https", Host: "wallet.example", Opaque: text},
+		"opaque, another server's": {Scheme: "https", Host: "wallet.example", Opaque: "//evil.example/op/incoming-payments"},
+		"opaque path":              {Scheme: "https", Host: "wallet.example", Opaque: "/op/incoming-payments"},
+		"the scheme is a URL":      {Scheme: payments + "?", Host: "evil.example"},
+		"the path is a URL":        {Scheme: "https", OmitHost: true, Path: text},
+		"no slash":                 {Scheme: "https", Host: "wallet.example", Path: "op/incoming-payments"},
+		"a host with a path":       {Scheme: "https", Host: "wallet.example/op/incoming-payments?", Path: "/"},
+		"a query with a fragment":  {Scheme: "https", Host: "wallet.example", Path: "/op/incoming-payments", RawQuery: "a#b"},
+		"none":                     nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				sent := &body{Reader: strings.NewReader("{}")}
+				req := w.request("POST", payments, "")
+				req.URL, req.Body = u, sent
+				_, err := w.client.RoundTrip(req)
+				w.checkError(err, "URL")
+				if !sent.closed.Load() || len(w.requests) != 0 {
+					w.Errorf("closed: %t; %d sent", sent.closed.Load(), len(w.requests))
+				}
+				if w.count("sign") != 0 || w.count("read") != 0 {
+					w.Error("Vault was asked")
+				}
+			})
+		})
+	}
+}
+
+// A path that has several encodings is signed and sent in one of them.
+func TestEncodedPath(t *testing.T) {
+	for name, u := range map[string]*url.URL{
+		"as given": {Scheme: "https", Host: "wallet.example", Path: "/op/incoming-payments/a/b",
+			RawPath: "/op/incoming-payments/a%2Fb"},
+		"does not match": {Scheme: "https", Host: "wallet.example", Path: "/op/incoming-payments/a b",
+			RawPath: "/op/outgoing-payments/a"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				req := w.request("GET", payments, "")
+				req.URL = u
+				w.checkResponse(http.StatusCreated, req)
+				got := w.requests[0]
+				target := "https://" + got.URL.Host + got.URL.RequestURI()
+				if signature := got.Header.Get("Signature"); signature != "sig1=:GET "+target+":" {
+					w.Errorf("%s was sent with %s", target, signature)
+				}
+			})
+		})
+	}
+}
+
+// What is about a connection, and what the caller's own client has computed for its own form of the
+// request, is not sent on, however it is spelled.
+func TestDroppedHeaders(t *testing.T) {
+	inWorld(t, func(w *world) {
+		req := w.request("POST", payments, "{}")
+		req.ContentLength, req.Trailer = -1, http.Header{"Digest": nil}
+		req.Header = http.Header{
+			"Accept": {"application/json"}, "x-kept": {"1"},
+			"Connection": {"Upgrade, HTTP2-Settings", "x-of-this-hop"}, "connection": {"x-other , , X-Spelled"},
+			"X-Of-This-Hop": {"1"}, "x-other": {"1"}, "x-SPELLED": {"1"},
+			"Upgrade": {"h2c"}, "Http2-Settings": {"AAMAAABk"}, "Keep-Alive": {"timeout=5"}, "Te": {"trailers"},
+			"Trailer": {"Digest"}, "transfer-encoding": {"chunked"}, "Proxy-Connection": {"keep-alive"},
+			"Proxy-Authorization": {"Basic ProxySecret"}, "host": {"evil.example"}, "Expect": {"100-continue"},
+			"Digest": {"sha-256=x"}, "Repr-Digest": {"sha-256=:x:"}, "authorization": {"GNAP mine"},
+			"signature": {"mine"}, "SIGNATURE-INPUT": {"mine"}, "content-length": {"7"},
+		}
+		w.checkResponse(http.StatusCreated, req)
+		want := http.Header{
+			"Accept": {"application/json"}, "x-kept": {"1"},
+			"Authorization": {"GNAP TokenSecret1"}, "Signature": {"sig1=:POST " + payments + ":"},
+			"Signature-Input": {"sig1=(by Vault)"},
+			"Content-Type":    {"application/json"}, "Content-Length": {"2"}, "Content-Digest": {"sha-512=:by Vault:"},
+		}
+		if got := w.requests[0]; !reflect.DeepEqual(got.Header, want) || got.ContentLength != 2 || got.Trailer != nil {
+			w.Errorf("sent with %v, want %v", got.Header, want)
 		}
 	})
 }

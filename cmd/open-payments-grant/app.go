@@ -8,7 +8,9 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"os"
 	"regexp"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -31,15 +33,17 @@ stores, and shows the stored grants.
 
 Commands:
 %s
-Run "open-payments-grant COMMAND -help" for a command's flags. Flags may come
-before or after NAME.
+Run "open-payments-grant help COMMAND" for a command's flags, which may come before
+or after NAME, and "open-payments-grant -version" for the version.
 
 `
 
 const environment = `Vault's address and token come from the same settings as for Vault's own
 commands: VAULT_ADDR, VAULT_TOKEN (or the file .vault-token in the home
 directory), VAULT_NAMESPACE, VAULT_CACERT and so on. If neither VAULT_ADDR nor
-VAULT_TOKEN is set, BAO_ADDR, BAO_TOKEN and so on are used.
+VAULT_TOKEN is set, OpenBao's are used: BAO_ADDR, BAO_TOKEN (or the file that
+BAO_TOKEN_PATH names, or .vault-token), BAO_NAMESPACE, BAO_CACERT and so on.
+OPEN_PAYMENTS_MOUNT is the default of -mount.
 
 Exit status: 0 done; 1 failed; 2 wrong usage; 3 the owner declined, or the request
 expired; 4 still pending when the owner's time or -timeout ran out; 130
@@ -112,16 +116,54 @@ func (a *app) run(ctx context.Context, args []string) int {
 	}
 	switch args[0] {
 	case "help", "-h", "-help", "--help":
-		a.printUsage(a.stdout)
+		return a.help(ctx, args[1:])
+	case "version", "-v", "-version", "--version":
+		fmt.Fprintln(a.stdout, "open-payments-grant", version())
 		return statusDone
 	}
+	if c := commandNamed(args[0]); c != nil {
+		return a.report(ctx, c, c.execute(ctx, a, args[1:]))
+	}
+	return a.noCommand(args[0])
+}
+
+// help prints the help of a command, or else of the program.
+func (a *app) help(ctx context.Context, args []string) int {
+	switch len(args) {
+	case 0:
+		a.printUsage(a.stdout)
+		return statusDone
+	case 1:
+		if c := commandNamed(args[0]); c != nil {
+			return a.report(ctx, c, c.execute(ctx, a, []string{"-help"}))
+		}
+		return a.noCommand(args[0])
+	}
+	a.terminal.printf("open-payments-grant: help takes one COMMAND")
+	return statusUsage
+}
+
+func (a *app) noCommand(name string) int {
+	a.terminal.printf("open-payments-grant: there is no command %q; open-payments-grant -help lists them", name)
+	return statusUsage
+}
+
+// commandNamed returns a command; nil if there is none of that name.
+func commandNamed(name string) *command {
 	for _, c := range commands() {
-		if c.name == args[0] {
-			return a.report(ctx, c, c.execute(ctx, a, args[1:]))
+		if c.name == name {
+			return c
 		}
 	}
-	a.terminal.printf("open-payments-grant: there is no command %q; open-payments-grant -help lists them", args[0])
-	return statusUsage
+	return nil
+}
+
+// version returns the version that the Go command has written into the program.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(unknown)"
 }
 
 // report prints a command's error, if any, and returns the exit status.
@@ -160,13 +202,21 @@ func (c *command) flagSet(o *options) *flag.FlagSet {
 	set.SetOutput(io.Discard) // report prints the error, in one line
 	set.Usage = func() {}
 	if len(c.formats) > 0 {
-		set.StringVar(&o.mount, "mount", "op", "`PATH` where the engine is mounted")
+		set.StringVar(&o.mount, "mount", defaultMount(), "`PATH` where the engine is mounted")
 		set.StringVar(&o.format, "format", c.formats[0], strings.Join(c.formats, ", "))
 	}
 	if c.flags != nil {
 		c.flags(set, o)
 	}
 	return set
+}
+
+// defaultMount returns the mount to use without -mount.
+func defaultMount() string {
+	if mount := os.Getenv("OPEN_PAYMENTS_MOUNT"); mount != "" {
+		return mount
+	}
+	return "op"
 }
 
 // execute parses the command line and runs the command.
@@ -219,7 +269,7 @@ func (c *command) checkCommonFlags(o *options) error {
 	}
 	o.mount = strings.Trim(o.mount, "/")
 	if !mountRegexp.MatchString(o.mount) {
-		return usageError("-mount: must be the path of a mount, such as op")
+		return usageError("-mount: it, or OPEN_PAYMENTS_MOUNT, must be the path of a mount, such as op")
 	}
 	if !slices.Contains(c.formats, o.format) {
 		return usageError("-format: must be one of " + strings.Join(c.formats, ", "))

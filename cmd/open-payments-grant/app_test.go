@@ -5,6 +5,11 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"encoding/pem"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,6 +28,14 @@ func TestUsage(t *testing.T) {
 		"":                                  {2, "Usage:"},
 		"-help":                             {0, "3 the owner declined"},
 		"help":                              {0, "authorize"},
+		"help list":                         {0, "Usage: open-payments-grant list [flags]"},
+		"-help status":                      {0, "Usage: open-payments-grant status [flags] NAME"},
+		"help completion":                   {0, "fish"},
+		"help authorise":                    {2, `no command "authorise"`},
+		"help list status":                  {2, "takes one COMMAND"},
+		"-version":                          {0, "open-payments-grant "},
+		"--version":                         {0, "open-payments-grant "},
+		"version":                           {0, "open-payments-grant "},
 		"authorise":                         {2, "no command"},
 		"authorize -help":                   {0, "-poll"},
 		"status -help":                      {0, "-mount"},
@@ -108,30 +121,184 @@ func TestStatus(t *testing.T) {
 	r.says(t, "Lost: its owner[2J declined")
 }
 
-func TestToken(t *testing.T) {
-	t.Run("from a file", func(t *testing.T) {
-		r := newRunner(t)
-		t.Setenv("VAULT_TOKEN", "")
-		if err := os.WriteFile(filepath.Join(os.Getenv("HOME"), ".vault-token"), []byte("token-of-the-test\n"),
-			0o600); err != nil {
-			t.Fatal(err)
+// A list of nothing is no success if the engine is not there.
+func TestNoEngineAtMount(t *testing.T) {
+	file := accessFile(t, rights)
+	for _, command := range []string{"list", "list -format=json", "list -format=names", "status x",
+		"authorize x -access " + file + " -wallet " + wallet} {
+		for name, row := range map[string]struct{ mount, says string }{
+			"nothing":        {"pya", "there is no secrets engine at pya/"},
+			"another engine": {"secret", "secret/ is a mount of kv, not of the Open Payments secrets engine"},
+			"below a mount":  {"op/more", "there is no secrets engine at op/more/"},
+		} {
+			t.Run(command[:4]+" "+name, func(t *testing.T) {
+				r := newRunner(t)
+				r.vault.engines = map[string]string{"secret": "kv", "op": "vault-plugin-secrets-open-payments"}
+				r.vault.write = func(string, map[string]any) answer { return answer{404, "no handler for route"} }
+				r.check(t, r.run(t.Context(), append(strings.Fields(command), "-mount="+row.mount)), statusFailed)
+				r.says(t, row.says, "-mount", "OPEN_PAYMENTS_MOUNT")
+				if r.stdout.Len() > 0 {
+					t.Errorf("it prints %s", r.stdout.String())
+				}
+			})
 		}
-		r.check(t, r.run(t.Context(), []string{"list"}), statusDone)
-	})
-	t.Run("OpenBao's", func(t *testing.T) {
+	}
+	t.Run("denied", func(t *testing.T) {
 		r := newRunner(t)
-		t.Setenv("BAO_ADDR", os.Getenv("VAULT_ADDR"))
-		t.Setenv("BAO_TOKEN", "token-of-the-test")
-		t.Setenv("VAULT_ADDR", "")
-		t.Setenv("VAULT_TOKEN", "")
-		r.check(t, r.run(t.Context(), []string{"list"}), statusDone)
+		t.Setenv("VAULT_TOKEN", "another")
+		r.check(t, r.run(t.Context(), []string{"list", "-mount=pya"}), statusFailed)
+		r.says(t, "403", "pya/")
 	})
-	t.Run("OpenBao's is not for Vault", func(t *testing.T) {
-		r := newRunner(t)
-		t.Setenv("BAO_TOKEN", "token-of-the-test")
-		t.Setenv("VAULT_TOKEN", "")
-		r.check(t, r.run(t.Context(), []string{"list"}), statusFailed)
-	})
+}
+
+func TestMountFromEnvironment(t *testing.T) {
+	for name, row := range map[string]struct {
+		env    string
+		args   []string
+		status int
+		says   string
+	}{
+		"given":      {"/op/", nil, statusDone, "NAME"},
+		"of nothing": {"pya", nil, statusFailed, "pya/"},
+		"overridden": {"pya", []string{"-mount=op"}, statusDone, "NAME"},
+		"malformed":  {"../sys", nil, statusUsage, "OPEN_PAYMENTS_MOUNT"},
+		"help":       {"wallet", []string{"-help"}, statusDone, `default "wallet"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRunner(t)
+			t.Setenv("OPEN_PAYMENTS_MOUNT", row.env)
+			r.check(t, r.run(t.Context(), append([]string{"list"}, row.args...)), row.status)
+			r.says(t, row.says)
+		})
+	}
+}
+
+func writeToken(t *testing.T, file string) {
+	t.Helper()
+	if err := os.WriteFile(file, []byte("token-of-the-test\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// useOpenBao sets OpenBao's variables instead of Vault's.
+func useOpenBao(t *testing.T) {
+	t.Helper()
+	t.Setenv("BAO_ADDR", os.Getenv("VAULT_ADDR"))
+	t.Setenv("BAO_TOKEN", os.Getenv("VAULT_TOKEN"))
+	t.Setenv("VAULT_ADDR", "")
+	t.Setenv("VAULT_TOKEN", "")
+}
+
+func TestToken(t *testing.T) {
+	for name, row := range map[string]struct {
+		prepare func(t *testing.T, home string)
+		status  int
+		says    string
+	}{
+		"from a file": {func(t *testing.T, home string) {
+			t.Setenv("VAULT_TOKEN", "")
+			writeToken(t, filepath.Join(home, ".vault-token"))
+		}, statusDone, ""},
+		"Vault knows no BAO_TOKEN_PATH": {func(t *testing.T, home string) {
+			t.Setenv("VAULT_TOKEN", "")
+			t.Setenv("BAO_TOKEN_PATH", filepath.Join(home, "bao"))
+			writeToken(t, filepath.Join(home, "bao"))
+		}, statusFailed, "log in with vault login, or set VAULT_TOKEN"},
+		"OpenBao's": {func(t *testing.T, _ string) { useOpenBao(t) }, statusDone, ""},
+		"OpenBao's, from a file": {func(t *testing.T, home string) {
+			useOpenBao(t)
+			t.Setenv("BAO_TOKEN", "")
+			writeToken(t, filepath.Join(home, ".vault-token"))
+		}, statusDone, ""},
+		"OpenBao's, from a file of another name": {func(t *testing.T, home string) {
+			useOpenBao(t)
+			t.Setenv("BAO_TOKEN", "")
+			t.Setenv("BAO_TOKEN_PATH", filepath.Join(home, "bao"))
+			writeToken(t, filepath.Join(home, "bao"))
+		}, statusDone, ""},
+		"OpenBao's, which takes precedence over a file": {func(t *testing.T, home string) {
+			useOpenBao(t)
+			t.Setenv("BAO_TOKEN_PATH", home) // a directory
+		}, statusDone, ""},
+		"OpenBao's, from the named file only": {func(t *testing.T, home string) {
+			useOpenBao(t)
+			t.Setenv("BAO_TOKEN", "")
+			t.Setenv("BAO_TOKEN_PATH", filepath.Join(home, "bao"))
+			writeToken(t, filepath.Join(home, ".vault-token"))
+		}, statusFailed, "OpenBao answered 403: there is no token; log in with bao login, or set BAO_TOKEN"},
+		"OpenBao's, from a file that cannot be read": {func(t *testing.T, home string) {
+			useOpenBao(t)
+			t.Setenv("BAO_TOKEN", "")
+			t.Setenv("BAO_TOKEN_PATH", home)
+		}, statusFailed, "is a directory"},
+		"OpenBao's is not for Vault": {func(t *testing.T, _ string) {
+			t.Setenv("BAO_TOKEN", "token-of-the-test")
+			t.Setenv("VAULT_TOKEN", "")
+		}, statusFailed, "set VAULT_TOKEN"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRunner(t)
+			row.prepare(t, os.Getenv("HOME"))
+			r.check(t, r.run(t.Context(), []string{"list"}), row.status)
+			r.says(t, row.says)
+		})
+	}
+}
+
+func TestNamespaceOfOpenBao(t *testing.T) {
+	r := newRunner(t)
+	useOpenBao(t)
+	t.Setenv("BAO_NAMESPACE", "shops")
+	r.check(t, r.run(t.Context(), []string{"list"}), statusDone)
+	if r.vault.namespace != "shops" {
+		t.Errorf("the namespace is %q", r.vault.namespace)
+	}
+}
+
+// An address that is nearly right.
+func TestAddress(t *testing.T) {
+	encrypted := httptest.NewTLSServer(http.NotFoundHandler())
+	encrypted.Config.ErrorLog = log.New(io.Discard, "", 0)
+	defer encrypted.Close()
+	certificate := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(certificate,
+		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: encrypted.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, row := range map[string]struct {
+		prepare func(t *testing.T)
+		says    string
+	}{
+		"http to a TLS port": {func(t *testing.T) {
+			t.Setenv("VAULT_ADDR", strings.Replace(encrypted.URL, "https:", "http:", 1))
+		}, "the port speaks TLS: VAULT_ADDR must begin with https://"},
+		"OpenBao, http to a TLS port": {func(t *testing.T) {
+			useOpenBao(t)
+			t.Setenv("BAO_ADDR", strings.Replace(encrypted.URL, "https:", "http:", 1))
+		}, "BAO_ADDR must begin with https://"},
+		"https to a port without TLS": {func(t *testing.T) {
+			t.Setenv("VAULT_ADDR", strings.Replace(os.Getenv("VAULT_ADDR"), "http:", "https:", 1))
+		}, "the port does not speak TLS: VAULT_ADDR must begin with http://"},
+		"unknown CA": {func(t *testing.T) {
+			t.Setenv("VAULT_ADDR", encrypted.URL)
+		}, "VAULT_CACERT names the file with the certificate of the server's CA"},
+		"OpenBao, known CA": {func(t *testing.T) {
+			useOpenBao(t)
+			t.Setenv("BAO_ADDR", encrypted.URL)
+			t.Setenv("BAO_CACERT", certificate)
+		}, "404"},
+		"none": {func(t *testing.T) {
+			t.Setenv("VAULT_ADDR", "")
+			t.Setenv("VAULT_HTTP_PROXY", "http://127.0.0.1:1") // whatever runs on this machine
+		}, "VAULT_ADDR is not set"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRunner(t)
+			row.prepare(t)
+			r.check(t, r.run(t.Context(), []string{"list"}), statusFailed)
+			r.says(t, row.says)
+		})
+	}
 }
 
 func TestContains(t *testing.T) {
@@ -245,6 +412,7 @@ func TestBashCompletes(t *testing.T) {
 		"list -format j":            "json",
 		"authorize -no":             "-no-browser",
 		"completion z":              "zsh",
+		"help st":                   "status",
 		"list x":                    "",
 	} {
 		script := r.stdout.String() + `

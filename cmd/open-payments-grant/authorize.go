@@ -98,7 +98,7 @@ func readAccess(file string) ([]any, error) {
 
 // ask asks for a grant, and waits if its owner has to consent.
 func (a *app) ask(ctx context.Context, vault *engine, o options, access []any, name string) error {
-	data := map[string]any{"access": access, "wallet_address": o.wallet}
+	data := map[string]any{"access": access, "wallet_address": o.wallet, "ask_again": true}
 	wait := &consentWait{app: a, vault: vault, name: name, timeout: o.timeout}
 	if !o.poll {
 		callback, err := startCallback()

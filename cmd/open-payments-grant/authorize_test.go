@@ -117,7 +117,7 @@ func TestDeclined(t *testing.T) {
 func TestPoll(t *testing.T) {
 	r := newRunner(t)
 	r.vault.write = func(name string, data map[string]any) answer {
-		if data["finish_uri"] != nil || data["wallet_address"] != wallet || data["access"] == nil {
+		if data["finish_uri"] != nil || data["wallet_address"] != wallet || data["access"] == nil || data["ask_again"] != true {
 			t.Errorf("it writes %v", data)
 		}
 		return r.vault.put(name, asking("pending"))

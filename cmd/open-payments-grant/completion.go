@@ -70,6 +70,8 @@ func completeFish(out io.Writer) {
 	}
 	fmt.Fprint(out,
 		"complete -c open-payments-grant -n '__fish_seen_subcommand_from completion' -a 'bash zsh fish'\n")
+	fmt.Fprint(out, "complete -c open-payments-grant -n '__fish_seen_subcommand_from help' "+
+		"-a 'authorize list status completion'\n")
 	for _, c := range grantCommands() {
 		on := fmt.Sprintf("complete -c open-payments-grant -n '__fish_seen_subcommand_from %s'", c.name)
 		c.flagSet(&options{}).VisitAll(func(f *flag.Flag) {
@@ -97,7 +99,8 @@ func (c *command) fishValue(f *flag.Flag) string {
 // bashScript takes the names of the commands, and shellCases.
 const bashScript = `# bash completion for open-payments-grant
 _open_payments_grant() {
-  local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" mount=op flags formats named list i
+  local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" flags formats named list i
+  local mount="${OPEN_PAYMENTS_MOUNT:-op}"
   COMPREPLY=()
   # bash splits -format=json at the equals sign.
   if [[ $cur == = ]]; then
@@ -111,6 +114,7 @@ _open_payments_grant() {
   fi
   case "${COMP_WORDS[1]}" in
 %s    completion) COMPREPLY=($(compgen -W 'bash zsh fish' -- "$cur")); return ;;
+    help) COMPREPLY=($(compgen -W 'authorize list status completion' -- "$cur")); return ;;
     *) return ;;
   esac
   for ((i = 2; i < COMP_CWORD; i++)); do
@@ -138,13 +142,15 @@ complete -F _open_payments_grant open-payments-grant
 // zshScript takes the names of the commands, and shellCases.
 const zshScript = `#compdef open-payments-grant
 _open_payments_grant() {
-  local cur="${words[CURRENT]}" prev="${words[CURRENT-1]}" mount=op flags formats named i
+  local cur="${words[CURRENT]}" prev="${words[CURRENT-1]}" flags formats named i
+  local mount="${OPEN_PAYMENTS_MOUNT:-op}"
   if ((CURRENT == 2)); then
     compadd -- %s
     return
   fi
   case "${words[2]}" in
 %s    completion) compadd -- bash zsh fish; return ;;
+    help) compadd -- authorize list status completion; return ;;
     *) return ;;
   esac
   for ((i = 3; i < CURRENT; i++)); do
@@ -179,6 +185,7 @@ const fishScript = `# fish completion for open-payments-grant
 function __open_payments_grant_names
   set -l words (commandline -opc)
   set -l mount op
+  test -n "$OPEN_PAYMENTS_MOUNT"; and set mount $OPEN_PAYMENTS_MOUNT
   for i in (seq (count $words))
     switch $words[$i]
       case -mount --mount

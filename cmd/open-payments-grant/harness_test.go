@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -41,10 +42,12 @@ type fakeVault struct {
 	write  func(name string, data map[string]any) answer
 	// proceed responds to a write to grants/NAME/continue.
 	proceed func(name, redirect string) answer
-	refused map[string]int // status for reads of a name
+	refused map[string]int    // status for reads of a name
+	engines map[string]string // what is mounted at other paths than op, by path: its type
 
-	mu    sync.Mutex
-	asked []string // the requests
+	mu        sync.Mutex
+	asked     []string // the requests
+	namespace string   // of the last request
 }
 
 func (v *fakeVault) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -52,6 +55,10 @@ func (v *fakeVault) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer v.mu.Unlock()
 	if r.Header.Get("X-Vault-Token") != "token-of-the-test" {
 		v.say(w, answer{403, "permission denied"})
+		return
+	}
+	v.namespace = r.Header.Get("X-Vault-Namespace")
+	if v.otherPath(w, strings.TrimPrefix(r.URL.Path, "/v1/")) {
 		return
 	}
 	path := strings.TrimPrefix(r.URL.Path, "/v1/op/grants")
@@ -85,6 +92,31 @@ func (v *fakeVault) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		v.asked = append(v.asked, "ask")
 		v.say(w, v.write(name, data))
 	}
+}
+
+// otherPath responds to requests that are not for the grants of the engine at op/, as Vault does, and
+// reports whether this was one.
+func (v *fakeVault) otherPath(w http.ResponseWriter, path string) bool {
+	mount, rest, _ := strings.Cut(path, "/")
+	described, isInfo := strings.CutPrefix(path, "sys/internal/ui/mounts/")
+	kind := v.engines[strings.Trim(described, "/")]
+	switch {
+	case isInfo && kind == "":
+		v.say(w, answer{403, "preflight capability check returned 403"})
+	case isInfo:
+		v.say(w, answer{200, map[string]any{"path": described + "/", "type": kind}})
+	case mount == "op" && rest == "jwks.json":
+		v.encode(w, map[string]any{"keys": []any{}})
+	case mount == "op" && strings.HasPrefix(rest, "grants"):
+		return false
+	case mount == "op":
+		v.say(w, answer{404, "1 error occurred:\n\t* unsupported path\n\n"})
+	case v.engines[mount] == "kv":
+		v.say(w, answer{404, ""})
+	default:
+		v.say(w, answer{404, fmt.Sprintf("no handler for route %q. route entry not found.", path)})
+	}
+	return true
 }
 
 func (v *fakeVault) say(w http.ResponseWriter, a answer) {
@@ -146,7 +178,8 @@ type runner struct {
 func newRunner(t *testing.T) *runner {
 	t.Helper()
 	for _, name := range []string{"VAULT_ADDR", "VAULT_TOKEN", "VAULT_NAMESPACE", "VAULT_CACERT", "VAULT_AGENT_ADDR",
-		"VAULT_CLIENT_TIMEOUT", "BAO_ADDR", "BAO_TOKEN"} {
+		"VAULT_CLIENT_TIMEOUT", "VAULT_TOKEN_PATH", "BAO_ADDR", "BAO_TOKEN", "BAO_NAMESPACE", "BAO_CACERT", "BAO_TOKEN_PATH",
+		"OPEN_PAYMENTS_MOUNT"} {
 		t.Setenv(name, "")
 	}
 	t.Setenv("HOME", t.TempDir())

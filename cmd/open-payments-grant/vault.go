@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -24,6 +23,7 @@ const requestTimeout = 2 * time.Minute
 type engine struct {
 	client *api.Client
 	mount  string
+	server server
 }
 
 // vaultError is a failed request to Vault, in one sentence.
@@ -52,9 +52,10 @@ func rejected(err error) bool {
 }
 
 // connect returns a client with the address and token of the environment, or else the token in a
-// file of the home directory.
+// file: tokenFile in the home directory, or the one that OpenBao's environment names.
 func connect(mount, tokenFile string) (*engine, error) {
-	if err := adoptOpenBao(); err != nil {
+	server, err := chooseServer()
+	if err != nil {
 		return nil, err
 	}
 	config := api.DefaultConfig()
@@ -71,40 +72,28 @@ func connect(mount, tokenFile string) (*engine, error) {
 		return nil, fmt.Errorf("read the environment: %w", err)
 	}
 	if client.Token() == "" {
-		if home, err := os.UserHomeDir(); err == nil {
-			// Without a token, a Vault Agent or Proxy may still add its own.
-			if token, err := os.ReadFile(filepath.Join(home, tokenFile)); err == nil {
-				client.SetToken(strings.TrimSpace(string(token)))
-			}
+		// Without a token, a Vault Agent or Proxy may still add its own.
+		token, err := server.readTokenFile(tokenFile)
+		if err != nil {
+			return nil, err
 		}
+		client.SetToken(token)
 	}
-	return &engine{client: client, mount: mount}, nil
-}
-
-// adoptOpenBao uses OpenBao's environment variables as Vault's, either all or none of them: one
-// server's token must not be sent to the other.
-func adoptOpenBao() error {
-	if os.Getenv(api.EnvVaultAddress) != "" || os.Getenv(api.EnvVaultToken) != "" {
-		return nil
-	}
-	for _, v := range os.Environ() {
-		name, value, _ := strings.Cut(v, "=")
-		rest, isBao := strings.CutPrefix(name, "BAO_")
-		if !isBao || os.Getenv("VAULT_"+rest) != "" {
-			continue
-		}
-		if err := os.Setenv("VAULT_"+rest, value); err != nil {
-			return fmt.Errorf("take %s from the environment: %w", name, err)
-		}
-	}
-	return nil
+	return &engine{client: client, mount: mount, server: server}, nil
 }
 
 // names returns the names of the stored grants, and what the list says about each.
 func (e *engine) names(ctx context.Context) ([]string, map[string]any, error) {
-	secret, err := e.client.Logical().ListWithContext(ctx, e.mount+"/grants")
-	if err != nil || secret == nil {
-		return nil, nil, e.explain(err)
+	secret, err := e.get(ctx, e.mount+"/grants", url.Values{"list": {"true"}})
+	var answer vaultError
+	switch {
+	case errors.As(err, &answer) && answer.status == http.StatusForbidden:
+		why := fmt.Sprintf("%s; is the engine mounted at %s/? %s", err, e.mount, mountAdvice)
+		return nil, nil, vaultError{answer.status, why}
+	case err != nil:
+		return nil, nil, err
+	case secret == nil || secret.Data["keys"] == nil:
+		return nil, nil, e.checkMount(ctx)
 	}
 	var names []string
 	keys, _ := secret.Data["keys"].([]any)
@@ -119,11 +108,66 @@ func (e *engine) names(ctx context.Context) ([]string, map[string]any, error) {
 
 // read returns a grant; nil if there is none.
 func (e *engine) read(ctx context.Context, name string) (grant, error) {
-	secret, err := e.client.Logical().ReadWithContext(ctx, e.mount+"/grants/"+name)
-	if err != nil || secret == nil {
-		return nil, e.explain(err)
+	secret, err := e.get(ctx, e.mount+"/grants/"+name, nil)
+	if err != nil {
+		return nil, err
+	}
+	if secret == nil || secret.Data["status"] == nil { // which every grant has
+		return nil, e.checkMount(ctx)
 	}
 	return newGrant(name, secret.Data), nil
+}
+
+// get reads a path; nil if there is nothing. api.Logical takes a mount that does not exist for an
+// empty one.
+func (e *engine) get(ctx context.Context, path string, query url.Values) (*api.Secret, error) {
+	resp, err := e.client.Logical().ReadRawWithDataWithContext(ctx, path, query)
+	if resp != nil {
+		defer resp.Body.Close()
+	}
+	var answer *api.ResponseError
+	if errors.As(err, &answer) && answer.StatusCode == http.StatusNotFound && !answer.RawError {
+		if len(answer.Errors) == 0 {
+			return nil, nil
+		}
+		return nil, e.noEngine(answer)
+	}
+	if err != nil {
+		return nil, e.explain(err)
+	}
+	secret, err := api.ParseSecret(resp.Body)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	return secret, nil
+}
+
+// mountAdvice says how to name another mount.
+const mountAdvice = "-mount, or OPEN_PAYMENTS_MOUNT, names its path"
+
+func (e *engine) noEngine(answer *api.ResponseError) error {
+	return vaultError{answer.StatusCode, fmt.Sprintf("there is no secrets engine at %s/: %s (%s answered %d: %s)",
+		e.mount, mountAdvice, e.server.name, answer.StatusCode, oneLine(strings.Join(answer.Errors, "; ")))}
+}
+
+// checkMount returns an error if another secrets engine than ours is at the mount: it may also say
+// that there is nothing at a path of ours. Everybody may read our key set.
+func (e *engine) checkMount(ctx context.Context) error {
+	keys, err := e.client.Logical().ReadRawWithContext(ctx, e.mount+"/jwks.json")
+	if keys != nil {
+		defer keys.Body.Close()
+	}
+	if err == nil {
+		return nil
+	}
+	// Whoever has access to a path of a mount may read what it is.
+	about, err := e.client.Logical().ReadWithContext(ctx, "sys/internal/ui/mounts/"+e.mount)
+	if err != nil || about == nil || about.Data["type"] == nil {
+		return nil
+	}
+	path, kind := fmt.Sprint(about.Data["path"]), fmt.Sprint(about.Data["type"])
+	return vaultError{http.StatusNotFound, printable(path + " is a mount of " + kind +
+		", not of the Open Payments secrets engine: " + mountAdvice)}
 }
 
 // write writes a grant, or a path below it, and returns the grant as it is afterwards and warnings.
@@ -155,19 +199,25 @@ func (e *engine) explain(err error) error {
 			err = transport.Err
 		}
 	}
-	return vaultError{0, fmt.Sprintf("Vault at %s cannot be reached: %s", e.client.Address(), oneLine(err.Error()))}
+	return vaultError{0, fmt.Sprintf("%s at %s cannot be reached: %s%s",
+		e.server.name, e.client.Address(), oneLine(err.Error()), e.server.adviceFor(err))}
 }
 
 func (e *engine) explainStatus(answer *api.ResponseError) string {
 	message := oneLine(strings.Join(answer.Errors, "; "))
-	if answer.RawError || message == "" { // a proxy's page, or none
+	speaksTLS := answer.RawError && strings.Contains(message, "HTTPS") // Vault's own words and nginx's
+	if answer.RawError || message == "" {                              // a proxy's page, or none
 		message = http.StatusText(answer.StatusCode)
 	}
 	switch {
-	case answer.StatusCode == http.StatusBadRequest:
+	case answer.StatusCode == http.StatusBadRequest && speaksTLS && strings.HasPrefix(e.client.Address(), "http:"):
+		return fmt.Sprintf("%s at %s cannot be reached: the port speaks TLS: %s must begin with https://",
+			e.server.name, e.client.Address(), e.server.variable("ADDR"))
+	case answer.StatusCode == http.StatusBadRequest && !answer.RawError:
 		return message
 	case answer.StatusCode == http.StatusForbidden && e.client.Token() == "":
-		return "Vault answered 403: there is no token; log in with vault login, or set VAULT_TOKEN"
+		return fmt.Sprintf("%s answered 403: there is no token; log in with %s login, or set %s",
+			e.server.name, e.server.command, e.server.variable("TOKEN"))
 	}
-	return fmt.Sprintf("Vault answered %d: %s", answer.StatusCode, message)
+	return fmt.Sprintf("%s answered %d: %s", e.server.name, answer.StatusCode, message)
 }

@@ -2,20 +2,40 @@
 # SPDX-License-Identifier: MPL-2.0
 
 # Gets paid, and pays, without the client's private key: the key stays in Vault, which signs. This
-# needs only vault and curl, so that it can be done the same way in a language for which there is no
-# example.
+# needs only vault (or bao, OpenBao's) and curl, so that it can be done the same way in a language for
+# which there is no example.
 #
 #   pay.sh MOUNT INCOME AMOUNT [PAYER]
 #
 # INCOME is the grant to get paid with and PAYER, if given, the grant to pay with. AMOUNT is in the
 # smallest unit of the wallet's asset: 1250 means 12.50 USD. VAULT_ADDR and VAULT_TOKEN name the
-# Vault server and the token to use.
+# Vault server and the token to use, and vault's other variables count, such as VAULT_CACERT. If
+# neither VAULT_ADDR nor VAULT_TOKEN is set, OpenBao's are used: BAO_ADDR, BAO_TOKEN and so on.
 set -euo pipefail
 
 if (($# < 3 || $# > 4)) || [[ ! $3 =~ ^[1-9][0-9]*$ ]]; then
   echo "usage: VAULT_ADDR=… VAULT_TOKEN=… pay.sh MOUNT INCOME AMOUNT [PAYER]" >&2
+  echo "(or BAO_ADDR=… BAO_TOKEN=…)" >&2
   exit 2
 fi
+
+# The command of the server that the environment names, or else the other one, which works as well:
+# bao reads VAULT_ADDR and so on where there is no BAO_ADDR, but vault does not read BAO_ADDR.
+cli=vault other=bao
+if [[ -z ${VAULT_ADDR:-}${VAULT_TOKEN:-} && -n ${BAO_ADDR:-}${BAO_TOKEN:-} ]]; then
+  cli=bao other=vault
+  for name in $(compgen -e BAO_); do
+    export "VAULT_${name#BAO_}=${!name}"
+  done
+fi
+if ! command -v "$cli" >/dev/null; then
+  cli=$other
+fi
+if ! command -v "$cli" >/dev/null; then
+  echo "pay.sh: neither vault nor bao is on the PATH" >&2
+  exit 1
+fi
+
 mount=$1 income=$2 amount=$3 payer=${4:-}
 
 # Tokens and headers are passed in files that only this user may read: every user of the machine can
@@ -30,14 +50,14 @@ end() {
   # can renew it, so the ids are also passed in a file.
   while read -r lease; do
     printf %s "$lease" >lease
-    vault write sys/leases/revoke lease_id=@lease sync=true >/dev/null </dev/null || status=1
+    "$cli" write sys/leases/revoke lease_id=@lease sync=true >/dev/null </dev/null || status=1
   done <leases
   rm -rf "$work"
   exit "$status"
 }
 trap end EXIT
 
-# The characters that the vault command escapes in JSON, of those that occur here.
+# The characters that vault and bao escape in JSON, of those that occur here.
 unescape='s/\\u0026/\&/g; s/\\u003c/</g; s/\\u003e/>/g; s/\\\(["\\/]\)/\1/g'
 
 # member NAME FILE prints the first string or number of that name in a JSON file. That suffices for
@@ -55,8 +75,8 @@ post() {
   local request=(access_token=@access_token method=POST url="$2" body="$3")
   # The signature covers the body in the form that Vault returns, to the byte; that form is the same
   # each time.
-  if ! vault write -format=table -field=body "$mount/sign/$1" "${request[@]}" >body 2>answer ||
-    ! vault write -format=json -field=headers "$mount/sign/$1" "${request[@]}" >headers.json 2>answer; then
+  if ! "$cli" write -format=table -field=body "$mount/sign/$1" "${request[@]}" >body 2>answer ||
+    ! "$cli" write -format=json -field=headers "$mount/sign/$1" "${request[@]}" >headers.json 2>answer; then
     if grep -q 'access_token: ' answer; then
       printf 401
       return
@@ -73,7 +93,7 @@ post() {
 create() {
   local attempt token wallet url code scale body status
   for attempt in 1 2; do
-    vault read -format=json "$mount/token/$1" >token.json
+    "$cli" read -format=json "$mount/token/$1" >token.json
     member lease_id token.json >>leases
     token=$(member access_token token.json)
     printf %s "$token" >access_token

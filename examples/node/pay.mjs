@@ -7,25 +7,61 @@
 //
 // INCOME is the grant to get paid with and PAYER, if given, the grant to pay with. AMOUNT is in the
 // smallest unit of the wallet's asset: 1250 means 12.50 USD. VAULT_ADDR and VAULT_TOKEN name the
-// Vault server and the token to use.
+// Vault server and the token to use; VAULT_NAMESPACE, VAULT_CACERT, VAULT_CLIENT_CERT,
+// VAULT_CLIENT_KEY and VAULT_TLS_SERVER_NAME mean what they mean for the vault command. If neither
+// VAULT_ADDR nor VAULT_TOKEN is set, OpenBao's variables are used: BAO_ADDR, BAO_TOKEN and so on.
 
+import { readFileSync } from 'node:fs'
+import http from 'node:http'
+import https from 'node:https'
 import { createAuthenticatedClient } from '@interledger/open-payments'
 
 const [mount, income, amount, payer] = process.argv.slice(2)
-const { VAULT_ADDR, VAULT_TOKEN } = process.env
-if (!/^[1-9]\d*$/.test(amount) || !VAULT_ADDR || !VAULT_TOKEN) {
+const { env } = process
+const openBao = !env.VAULT_ADDR && !env.VAULT_TOKEN
+const setting = (name) => (openBao && env[`BAO_${name}`]) || env[`VAULT_${name}`]
+if (!/^[1-9]\d*$/.test(amount) || !setting('ADDR') || !setting('TOKEN')) {
   console.error('usage: VAULT_ADDR=… VAULT_TOKEN=… node pay.mjs MOUNT INCOME AMOUNT [PAYER]')
+  console.error('(or BAO_ADDR=… BAO_TOKEN=…)')
   process.exit(2)
 }
 
+// Node's fetch cannot be told which CA to trust, so requests to Vault are sent with node:https.
+const file = (name) => setting(name) && readFileSync(setting(name))
+const vaultAddress = setting('ADDR').replace(/\/+$/, '')
+const vaultOptions = {
+  headers: {
+    'X-Vault-Token': setting('TOKEN'),
+    'X-Vault-Request': 'true', // a Vault Agent or Proxy may require it
+    ...(setting('NAMESPACE') && { 'X-Vault-Namespace': setting('NAMESPACE') })
+  },
+  ca: file('CACERT'),
+  cert: file('CLIENT_CERT'),
+  key: file('CLIENT_KEY'),
+  servername: setting('TLS_SERVER_NAME')
+}
+
 async function vault(path, data) {
-  const response = await fetch(`${VAULT_ADDR}/v1/${path}`, {
-    method: data ? 'POST' : 'GET',
-    headers: { 'X-Vault-Token': VAULT_TOKEN },
-    body: JSON.stringify(data)
+  const { status, text } = await new Promise((resolve, reject) => {
+    const { request } = vaultAddress.startsWith('https:') ? https : http
+    const method = data ? 'POST' : 'GET'
+    request(`${vaultAddress}/v1/${path}`, { ...vaultOptions, method }, async (response) => {
+      try {
+        let text = ''
+        for await (const chunk of response.setEncoding('utf8')) text += chunk
+        resolve({ status: response.statusCode, text })
+      } catch (err) {
+        reject(err)
+      }
+    })
+      .on('error', reject)
+      .end(data && JSON.stringify(data))
   })
-  const answer = await response.json().catch(() => ({})) // the response to a revocation has no body
-  if (!response.ok) throw new Error(answer.errors?.join('; ') || `Vault returned ${response.status}`)
+  let answer = {} // the response to a revocation has no body, and an error page is not JSON
+  try {
+    answer = JSON.parse(text)
+  } catch {}
+  if (status >= 300) throw new Error(answer.errors?.join('; ') || `${vaultAddress} returned ${status}`)
   return answer
 }
 

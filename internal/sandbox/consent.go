@@ -45,6 +45,7 @@ const (
 // consentPage is the data of "ask".
 type consentPage struct {
 	ClientName, ClientWallet string
+	Summary                  string
 	Wallets                  []string
 	Rights                   []shownRight
 	Ends                     string
@@ -75,8 +76,8 @@ func (s *Server) showConsentPage(w http.ResponseWriter, r *http.Request) error {
 	})
 	rights, wallets := showRights(i.grant.access)
 	return showPage(w, http.StatusOK, "ask", formTargets(i.finish.uri), consentPage{
-		ClientName: i.clientName, ClientWallet: i.grant.client.wallet, Wallets: wallets, Rights: rights,
-		Ends: i.expires.UTC().Format(timeOfDay), Nonce: nonce,
+		ClientName: i.clientName, ClientWallet: i.grant.client.wallet, Summary: summary(i.grant.access),
+		Wallets: wallets, Rights: rights, Ends: i.expires.UTC().Format(timeOfDay), Nonce: nonce,
 	})
 }
 
@@ -133,11 +134,12 @@ func (s *Server) finish(w http.ResponseWriter, r *http.Request, i *interaction) 
 	switch o {
 	case outcomeAccepted:
 		return showPage(w, http.StatusOK, "notice", "", notice{
-			"You have accepted", "You may close this window. The client goes on by itself.",
+			"You have accepted", "The client learns of it when it next asks this wallet. You may close this window.",
 		})
 	case outcomeDeclined:
 		return showPage(w, http.StatusOK, "notice", "", notice{
-			"You have declined", "The client gets nothing. You may close this window. The client goes on by itself.",
+			"You have declined",
+			"The client gets nothing, and learns of it when it next asks this wallet. You may close this window.",
 		})
 	case outcomeUndecided:
 		http.Redirect(w, r, s.origin+i.path(), http.StatusSeeOther)

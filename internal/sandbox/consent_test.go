@@ -66,7 +66,7 @@ func TestConsentPage(t *testing.T) {
 			r := w.page(w.pending(w.outgoing(limits), app))
 			w.want(r, http.StatusOK, "")
 			read := text(r.body)
-			always := []string{"Do you let Client use your wallet?", "Client Client", "Your wallet " + w.WalletAddress("alice"),
+			always := []string{"Allow the client “Client” to send payments from your wallet?", "Client Client", "Your wallet " + w.WalletAddress("alice"),
 				"Wallet address of the client " + w.WalletAddress("client"), "You can decide until 12:10 UTC.", "Accept", "Decline"}
 			for _, want := range append(always, row...) {
 				if !strings.Contains(read, want) {
@@ -87,6 +87,8 @@ func TestConsentPageRights(t *testing.T) {
 		fmt.Sprintf(`{"type":"outgoing-payment","actions":["list"],"identifier":%q}`, w.WalletAddress("shop"))
 	read := text(w.page(w.pending(rights, app)).body)
 	for _, want := range []string{
+		"Allow the client “Client” to see payments from your wallet, ask for payments into your wallet " +
+			"and ask what payments from your wallet would cost?",
 		"Ask for payments into the wallet See all payments into the wallet, whoever has asked for them Say that a payment is complete",
 		"Ask what a payment would cost", "List the payments that it has sent itself Wallet " + w.WalletAddress("shop"),
 		"Your wallet " + w.WalletAddress("alice") + " " + w.WalletAddress("shop"),
@@ -260,7 +262,7 @@ func TestNotices(t *testing.T) {
 		status  int
 		says    string
 	}{
-		"accepted":  {accepted.Interact.Redirect, 200, "You have accepted You may close this window. The client goes on by itself."},
+		"accepted":  {accepted.Interact.Redirect, 200, "You have accepted The client learns of it when it next asks this wallet. You may close this window."},
 		"declined":  {declined.Interact.Redirect, 200, "You have declined"},
 		"cancelled": {cancelled.Interact.Redirect, 410, "This request has ended"},
 		"unknown":   {w.AuthServer() + "/interact/a/b", 404, "There is no such request"},

@@ -79,6 +79,37 @@ func showRights(access []json.RawMessage) (shown []shownRight, wallets []string)
 	return shown, wallets
 }
 
+// summaries are what a client wants to do with a wallet, in the order of the page's question. Each
+// stands for rights of a type, all or those to create.
+var summaries = []struct{ kind, create, other string }{
+	{typeOutgoing, "send payments from your wallet", "see payments from your wallet"},
+	{typeIncoming, "ask for payments into your wallet", "see payments into your wallet"},
+	{typeQuote, "ask what payments from your wallet would cost", "see what payments from your wallet would cost"},
+}
+
+// summary returns what rights are about, as the end of "Allow the client to …".
+func summary(access []json.RawMessage) string {
+	rights := parseRights(access)
+	var parts []string
+	for _, one := range summaries {
+		ofKind := func(r right) bool { return r.Type == one.kind && len(r.Actions) > 0 }
+		creates := func(r right) bool { return r.gives(one.kind, "create", anyWallet) }
+		switch {
+		case slices.ContainsFunc(rights, creates):
+			parts = append(parts, one.create)
+		case slices.ContainsFunc(rights, ofKind):
+			parts = append(parts, one.other)
+		}
+	}
+	switch len(parts) {
+	case 0:
+		return "do nothing with your wallet"
+	case 1:
+		return parts[0]
+	}
+	return strings.Join(parts[:len(parts)-1], ", ") + " and " + parts[len(parts)-1]
+}
+
 // words writes an amount for people: 500 of scale 2 is 5.00.
 func (a amount) words() string {
 	digits := fmt.Sprint(a.units())

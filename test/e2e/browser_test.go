@@ -31,6 +31,9 @@ const (
 	grantDeclined = 3
 )
 
+// question is the heading of the sandbox's page.
+const question = "Allow the client “Client” to send payments from your wallet?"
+
 // This is a person's whole way to a payment: the command, the wallet's page in a browser, the
 // token, and payments with it.
 func TestBrowser(t *testing.T) {
@@ -44,7 +47,7 @@ func TestBrowser(t *testing.T) {
 		tab := tab.in(t)
 		c := e.authorize(program, "rent")
 		tab.open(c.page)
-		tab.checkShows("h1", "Do you let Client use your wallet?")
+		tab.checkShows("h1", question)
 		tab.checkShows("main", "5.00 USD each month, 12 times", "Send payments from the wallet",
 			e.wallet.WalletAddress("client"), e.wallet.WalletAddress("alice"))
 		tab.press("Accept")
@@ -94,8 +97,8 @@ func TestBrowser(t *testing.T) {
 		decided := e.askOwner("decided", "")
 		e.decide(decided, true)
 		for name, page := range map[string]struct{ url, title string }{
-			"the question":                 {ask, "Do you let Client use your wallet?"},
-			"the question without a limit": {warning, "Do you let Client use your wallet?"},
+			"the question":                 {ask, question},
+			"the question without a limit": {warning, question},
 			"the page after a decision":    {decided, "You have accepted"},
 		} {
 			for _, phone := range []bool{false, true} {

@@ -5,9 +5,13 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -74,6 +78,15 @@ func TestExamples(t *testing.T) {
 					t.Errorf("%d requests to the resource server, not 3", n)
 				}
 			})
+			for _, settings := range []string{"VAULT_", "BAO_"} {
+				for _, command := range []string{"vault", "bao"} {
+					t.Run("with "+settings+"… and "+command+" alone", func(t *testing.T) {
+						x := start(policyEngine{p.in(t)})
+						x.connect(settings, command)
+						x.checkDone(x.run("op", "shop-income", "135"), 1)
+					})
+				}
+			}
 			// The example requests the wallet's document between its read and its request.
 			for what, at := range map[string]struct {
 				operation string
@@ -160,6 +173,53 @@ func curlExample(p policyEngine) *example {
 		}
 	}
 	return x
+}
+
+// connect makes the example use another set of settings, VAULT_ or BAO_, another of the servers'
+// commands, where it uses one, and TLS with a certificate that only a setting makes trusted.
+func (x *example) connect(settings, command string) {
+	x.t.Helper()
+	target, err := url.Parse(x.Address)
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	front := httptest.NewTLSServer(httputil.NewSingleHostReverseProxy(target))
+	x.t.Cleanup(front.Close)
+	ca := filepath.Join(filepath.Dir(x.home), "ca.pem")
+	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: front.Certificate().Raw})
+	if err := os.WriteFile(ca, certificate, 0o600); err != nil {
+		x.t.Fatal(err)
+	}
+	for i, setting := range x.env {
+		if name, isSetting := strings.CutPrefix(setting, "VAULT_"); isSetting {
+			x.env[i] = settings + name
+			if strings.HasPrefix(name, "ADDR=") {
+				x.env[i] = settings + "ADDR=" + front.URL
+			}
+		}
+	}
+	x.env = append(x.env, settings+"CACERT="+ca)
+	if x.command[0] != "../../examples/curl/pay.sh" {
+		return
+	}
+	// Whichever of the two the server's command is, it has to take the settings of the other.
+	tools := strings.TrimPrefix(x.env[0], "PATH=")
+	script := "#!/bin/sh\n"
+	for _, name := range []string{"ADDR", "TOKEN", "CACERT"} {
+		switch own, other := "VAULT_"+name, "BAO_"+name; command {
+		case "vault":
+			script += "unset " + other + "\n"
+		case "bao":
+			script += fmt.Sprintf("export %[1]s=\"${%[2]s:-$%[1]s}\"; export %[2]s=\"$%[1]s\"\n", own, other)
+		}
+	}
+	script += "exec '" + x.Binary() + "' \"$@\"\n"
+	if err := os.Remove(filepath.Join(tools, "vault")); err != nil {
+		x.t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(tools, command), []byte(script), 0o700); err != nil {
+		x.t.Fatal(err)
+	}
 }
 
 func find(t *testing.T, program string) string {

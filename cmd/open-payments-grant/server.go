@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package main
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/hashicorp/vault/api"
+)
+
+// server is which of the two servers the environment names.
+type server struct {
+	name    string
+	command string // of its CLI
+	prefix  string // of its environment variables
+}
+
+var (
+	vaultServer = server{"Vault", "vault", "VAULT_"}
+	baoServer   = server{"OpenBao", "bao", "BAO_"}
+)
+
+func (s server) variable(name string) string { return s.prefix + name }
+
+// chooseServer uses OpenBao's environment variables as Vault's, which the API client reads, either
+// all or none of them: one server's token must not be sent to the other.
+func chooseServer() (server, error) {
+	if os.Getenv(api.EnvVaultAddress) != "" || os.Getenv(api.EnvVaultToken) != "" {
+		return vaultServer, nil
+	}
+	chosen := vaultServer
+	for _, v := range os.Environ() {
+		name, value, _ := strings.Cut(v, "=")
+		rest, isBao := strings.CutPrefix(name, baoServer.prefix)
+		if !isBao || value == "" {
+			continue
+		}
+		chosen = baoServer
+		if os.Getenv(vaultServer.variable(rest)) != "" {
+			continue
+		}
+		if err := os.Setenv(vaultServer.variable(rest), value); err != nil {
+			return server{}, fmt.Errorf("take %s from the environment: %w", name, err)
+		}
+	}
+	return chosen, nil
+}
+
+// readTokenFile returns the token in the file where the server's CLI keeps it after a login; empty if
+// there is none. OpenBao's looks where BAO_TOKEN_PATH says, and only there.
+func (s server) readTokenFile(inHome string) (string, error) {
+	path := ""
+	if s == baoServer {
+		path = os.Getenv(vaultServer.variable("TOKEN_PATH"))
+	}
+	if path == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return "", nil //nolint:nilerr // Without a home directory there is no file.
+		}
+		path = filepath.Join(home, inHome)
+	}
+	token, err := os.ReadFile(path) //nolint:gosec // G304: a file that the user names
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("read the token of %s login: %w", s.command, err)
+	}
+	return strings.TrimSpace(string(token)), nil
+}
+
+// adviceFor returns what helps if the server could not be reached, as the end of a sentence.
+func (s server) adviceFor(err error) string {
+	var unknownCA x509.UnknownAuthorityError
+	switch {
+	case errors.Is(err, http.ErrSchemeMismatch):
+		return fmt.Sprintf("; the port does not speak TLS: %s must begin with http://", s.variable("ADDR"))
+	case errors.As(err, &unknownCA):
+		return fmt.Sprintf("; %s names the file with the certificate of the server's CA", s.variable("CACERT"))
+	case os.Getenv(api.EnvVaultAddress) == "" && os.Getenv(api.EnvVaultAgentAddr) == "":
+		return fmt.Sprintf("; %s is not set", s.variable("ADDR"))
+	}
+	return ""
+}
