@@ -118,7 +118,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 	case "help", "-h", "-help", "--help":
 		return a.help(ctx, args[1:])
 	case "version", "-v", "-version", "--version":
-		fmt.Fprintln(a.stdout, "open-payments-grant", version())
+		fmt.Fprintln(a.stdout, "open-payments-grant", versionOf())
 		return statusDone
 	}
 	if c := commandNamed(args[0]); c != nil {
@@ -158,8 +158,14 @@ func commandNamed(name string) *command {
 	return nil
 }
 
-// version returns the version that the Go command has written into the program.
-func version() string {
+// version is set by scripts/build if the commit has a version as its tag.
+var version string
+
+// versionOf returns the program's version, or else the one that the Go command has written into it.
+func versionOf() string {
+	if version != "" {
+		return version
+	}
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
 		return info.Main.Version
 	}
