@@ -118,7 +118,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 	case "help", "-h", "-help", "--help":
 		return a.help(ctx, args[1:])
 	case "version", "-v", "-version", "--version":
-		fmt.Fprintln(a.stdout, "open-payments-grant", versionOf())
+		fmt.Fprintln(a.stdout, "open-payments-grant", version())
 		return statusDone
 	}
 	if c := commandNamed(args[0]); c != nil {
@@ -158,13 +158,13 @@ func commandNamed(name string) *command {
 	return nil
 }
 
-// version is set by scripts/build if the commit has a version as its tag.
-var version string
+// release is set by scripts/build to the commit's tag, if that is a version.
+var release string
 
-// versionOf returns the program's version, or else the one that the Go command has written into it.
-func versionOf() string {
-	if version != "" {
-		return version
+// version returns the program's release, or else the version that the Go command has written into it.
+func version() string {
+	if release != "" {
+		return release
 	}
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
 		return info.Main.Version
