@@ -66,7 +66,7 @@ func (s *Server) nodeArguments(address string) ([]string, error) {
 		}},
 		"api_addr":         s.Address,
 		"cluster_addr":     "https://" + cluster,
-		"plugin_directory": s.pluginDir(),
+		"plugin_directory": s.PluginDir(),
 		"disable_mlock":    true,
 		"log_level":        "debug",
 	})
@@ -95,7 +95,7 @@ func (s *Server) initialize() {
 	}
 	s.RootToken, s.unsealKey = initialized.RootToken, initialized.KeysB64[0]
 	s.Unseal()
-	plugin, err := os.ReadFile(filepath.Join(s.pluginDir(), Plugin))
+	plugin, err := os.ReadFile(filepath.Join(s.PluginDir(), Plugin))
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -54,7 +54,7 @@ func Start(t testing.TB, options Options) *Server {
 	s.RootToken = token
 	s.start(func(address string) ([]string, error) {
 		return []string{"-dev", "-dev-no-store-token", "-dev-root-token-id=" + s.RootToken,
-			"-dev-listen-address=" + address, "-dev-plugin-dir=" + s.pluginDir(), "-log-level=" + options.LogLevel}, nil
+			"-dev-listen-address=" + address, "-dev-plugin-dir=" + s.PluginDir(), "-log-level=" + options.LogLevel}, nil
 	}, s.readyInDevMode)
 	return s
 }
@@ -81,11 +81,11 @@ func newServer(t testing.TB) *Server {
 	t.Helper()
 	binary, plugin := artifacts(t)
 	s := &Server{t: t, binary: binary, dir: t.TempDir()}
-	if err := os.Mkdir(s.pluginDir(), 0o700); err != nil {
+	if err := os.Mkdir(s.PluginDir(), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	//nolint:gosec // an executable
-	if err := os.WriteFile(filepath.Join(s.pluginDir(), Plugin), plugin, 0o700); err != nil {
+	if err := os.WriteFile(filepath.Join(s.PluginDir(), Plugin), plugin, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -241,8 +241,10 @@ func (s *Server) Stop() { s.process.end(s.t, syscall.SIGTERM) }
 // Kill ends the server as a crash would.
 func (s *Server) Kill() { s.process.end(s.t, syscall.SIGKILL) }
 
-func (s *Server) pluginDir() string { return filepath.Join(s.dir, "plugins") }
-func (s *Server) logFile() string   { return filepath.Join(s.dir, "server.log") }
+// PluginDir returns the server's plugin directory.
+func (s *Server) PluginDir() string { return filepath.Join(s.dir, "plugins") }
+
+func (s *Server) logFile() string { return filepath.Join(s.dir, "server.log") }
 
 // environment returns the environment of a command that talks to the server: Vault's variables and
 // OpenBao's.

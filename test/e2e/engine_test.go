@@ -52,6 +52,15 @@ func startEngine(t *testing.T) *engine {
 // tokenLifetime is that of the sandbox's tokens, 10 minutes if zero.
 func mountEngine(t *testing.T, server *vaulttest.Server, mount string, tokenLifetime time.Duration) *engine {
 	t.Helper()
+	e := startWallet(t, server, mount, tokenLifetime)
+	e.Mount(mount)
+	e.write("config", e.config())
+	return e
+}
+
+// startWallet is mountEngine for an engine that is not mounted yet, or not by the test.
+func startWallet(t *testing.T, server *vaulttest.Server, mount string, tokenLifetime time.Duration) *engine {
+	t.Helper()
 	e := &engine{Server: server, t: t, mount: mount, wire: &wire{}, vault: server.Client(server.RootToken)}
 	var err error
 	e.wallet, err = sandbox.Start(sandbox.Options{TokenLifetime: tokenLifetime, Wait: time.Second, Wrap: e.wire.wrap})
@@ -65,8 +74,6 @@ func mountEngine(t *testing.T, server *vaulttest.Server, mount string, tokenLife
 	var public ed25519.PublicKey
 	public, e.key = newKey(t)
 	e.wallet.PublishKey(keyID, public)
-	e.Mount(mount)
-	e.write("config", e.config())
 	return e
 }
 
