@@ -158,8 +158,14 @@ func commandNamed(name string) *command {
 	return nil
 }
 
-// version returns the version that the Go command has written into the program.
+// release is set by scripts/build to the commit's tag, if that is a version.
+var release string
+
+// version returns the program's release, or else the version that the Go command has written into it.
 func version() string {
+	if release != "" {
+		return release
+	}
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
 		return info.Main.Version
 	}
