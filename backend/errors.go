@@ -117,8 +117,10 @@ func lostError(ctx context.Context, g *grant, name string) error {
 		}
 	}
 	return lostGrantError{
-		userErrorf("grant %q is lost since %s (%s): try the server once more with a write to %s, which costs nothing; "+
-			"if that fails, its owner has to be asked again: write access, or a new grant's access_token and manage_url, to %s",
+		userErrorf("grant %q is lost since %s (%s): try the server once more with a write to %s, which costs "+
+			"nothing; "+
+			"if that fails, its owner has to be asked again: write access, or a new grant's access_token and "+
+			"manage_url, to %s",
 			name, g.Lost.At.UTC().Format(time.RFC3339), g.Lost.Cause,
 			mountPath(ctx, "rotate/"+name), mountPath(ctx, grantsPrefix+name)),
 	}

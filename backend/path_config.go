@@ -134,6 +134,7 @@ func (b *Backend) tryChangeConfig(
 		if err := refuseWhileGrants(ctx, req, "wallet_address cannot be changed"); err != nil {
 			return false, err
 		}
+		warnLiveLeases(ctx, req.Storage, resp)
 	}
 	err = next.store(ctx, req.Storage)
 	b.clientChanged()
@@ -274,7 +275,20 @@ func (b *Backend) deleteConfig(
 	}
 	err = req.Storage.Delete(ctx, configKey)
 	b.clientChanged()
-	return nil, err
+	resp := &logical.Response{}
+	if warnLiveLeases(ctx, req.Storage, resp); err != nil || len(resp.Warnings) == 0 {
+		return nil, err
+	}
+	return resp, nil
+}
+
+// warnLiveLeases warns that leases of roles outlive the client that can end them. Nothing says whether
+// there are any: Vault keeps them.
+func warnLiveLeases(ctx context.Context, s logical.Storage, resp *logical.Response) {
+	if roles, err := s.List(ctx, rolesPrefix); err == nil && len(roles) > 0 {
+		resp.AddWarning("leases of " + mountPath(ctx, credsPrefix) + " that are out were obtained by the client before, " +
+			"and can no longer be renewed or cancelled; their tokens expire")
+	}
 }
 
 func refuseWhileGrants(ctx context.Context, req *logical.Request, what string) error {

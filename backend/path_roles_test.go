@@ -336,3 +336,16 @@ func TestBadRoles(t *testing.T) {
 	r.fails(400, logical.ReadOperation, "creds/a..b", nil, "name: a role's name has")
 	r.fails(400, logical.ReadOperation, "token/a..b", nil, "name: a grant's name has")
 }
+
+// Leases of roles outlive the client that can end them, which is told.
+func TestClientIsChangedUnderLeasesOfRoles(t *testing.T) {
+	r := withRole(t)
+	r.creds("till")
+	resp := r.ok(logical.PatchOperation, "config", map[string]any{"wallet_address": r.sandbox.WalletAddress("alice"), "verify": false})
+	if !warned(resp, "op/creds/") {
+		t.Errorf("%v", resp)
+	}
+	if resp := r.ok(logical.DeleteOperation, "config", nil); !warned(resp, "op/creds/") {
+		t.Errorf("%v", resp)
+	}
+}

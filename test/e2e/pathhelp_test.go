@@ -16,7 +16,7 @@ func TestPathHelp(t *testing.T) {
 		fields string
 		says   string
 	}{
-		{"op/config", "allowed_auth_servers ca_cert default_grant key_id max_requests_per_server private_key " +
+		{"op/config", "allowed_auth_servers ca_cert default_grant egress_proxy key_id max_requests_per_server private_key " +
 			"request_timeout verify wallet_address",
 			"One mount is one client"},
 		{"op/grants", "after limit", "stored grants"},

@@ -129,6 +129,7 @@ func (w *world) driveEngine() {
 	// The owner consents, once by redirect and once while the engine polls.
 	for _, finish := range []string{"https://shop.example/back?a=1&b=2", ""} {
 		data, back := maps.Clone(odd), map[string]any{}
+		data["ask_again"] = true // else the second ask only repeats the first
 		if finish != "" {
 			data["finish_uri"] = finish
 		}
