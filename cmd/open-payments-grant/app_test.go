@@ -127,9 +127,9 @@ func TestNoEngineAtMount(t *testing.T) {
 	for _, command := range []string{"list", "list -format=json", "list -format=names", "status x",
 		"authorize x -access " + file + " -wallet " + wallet} {
 		for name, row := range map[string]struct{ mount, says string }{
-			"nothing":        {"pya", "there is no secrets engine at pya/"},
+			"nothing":        {"pya", "there is no Open Payments secrets engine at pya/"},
 			"another engine": {"secret", "secret/ is a mount of kv, not of the Open Payments secrets engine"},
-			"below a mount":  {"op/more", "there is no secrets engine at op/more/"},
+			"below a mount":  {"op/more", "there is no Open Payments secrets engine at op/more/"},
 		} {
 			t.Run(command[:4]+" "+name, func(t *testing.T) {
 				r := newRunner(t)
@@ -147,7 +147,7 @@ func TestNoEngineAtMount(t *testing.T) {
 		r := newRunner(t)
 		t.Setenv("VAULT_TOKEN", "another")
 		r.check(t, r.run(t.Context(), []string{"list", "-mount=pya"}), statusFailed)
-		r.says(t, "403", "pya/")
+		r.says(t, "Vault answered 403: permission denied; is the engine mounted at pya/?")
 	})
 }
 
@@ -291,6 +291,13 @@ func TestAddress(t *testing.T) {
 			t.Setenv("VAULT_ADDR", "")
 			t.Setenv("VAULT_HTTP_PROXY", "http://127.0.0.1:1") // whatever runs on this machine
 		}, "VAULT_ADDR is not set"},
+		"without a scheme": {func(t *testing.T) {
+			t.Setenv("VAULT_ADDR", "127.0.0.1:8200")
+		}, "VAULT_ADDR: must begin with https://"},
+		"another scheme": {func(t *testing.T) {
+			useOpenBao(t)
+			t.Setenv("BAO_ADDR", "vault.example")
+		}, "BAO_ADDR: must begin with https://"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRunner(t)

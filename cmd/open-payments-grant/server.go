@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/vault/api"
@@ -53,6 +54,17 @@ func chooseServer() (server, error) {
 	return chosen, nil
 }
 
+// checkAddress returns an error for an address without a scheme, for which the API client's error is a
+// riddle.
+func (s server) checkAddress() error {
+	address := os.Getenv(api.EnvVaultAddress)
+	scheme, _, _ := strings.Cut(address, "://")
+	if address != "" && !slices.Contains([]string{"https", "http", "unix"}, strings.ToLower(scheme)) {
+		return fmt.Errorf("%s: must begin with https:// or, for a server without TLS, http://", s.variable("ADDR"))
+	}
+	return nil
+}
+
 // readTokenFile returns the token in the file where the server's CLI keeps it after a login; empty if
 // there is none. OpenBao's looks where BAO_TOKEN_PATH says, and only there.
 func (s server) readTokenFile(inHome string) (string, error) {
@@ -78,12 +90,12 @@ func (s server) readTokenFile(inHome string) (string, error) {
 func (s server) adviceFor(err error) string {
 	var unknownCA x509.UnknownAuthorityError
 	switch {
+	case os.Getenv(api.EnvVaultAddress) == "" && os.Getenv(api.EnvVaultAgentAddr) == "":
+		return fmt.Sprintf("; %s is not set", s.variable("ADDR"))
 	case errors.Is(err, http.ErrSchemeMismatch):
 		return fmt.Sprintf("; the port does not speak TLS: %s must begin with http://", s.variable("ADDR"))
 	case errors.As(err, &unknownCA):
 		return fmt.Sprintf("; %s names the file with the certificate of the server's CA", s.variable("CACERT"))
-	case os.Getenv(api.EnvVaultAddress) == "" && os.Getenv(api.EnvVaultAgentAddr) == "":
-		return fmt.Sprintf("; %s is not set", s.variable("ADDR"))
 	}
 	return ""
 }

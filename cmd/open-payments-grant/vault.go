@@ -58,6 +58,9 @@ func connect(mount, tokenFile string) (*engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := server.checkAddress(); err != nil {
+		return nil, err
+	}
 	config := api.DefaultConfig()
 	if config.Error != nil {
 		return nil, fmt.Errorf("read the environment: %w", config.Error)
@@ -87,7 +90,7 @@ func (e *engine) names(ctx context.Context) ([]string, map[string]any, error) {
 	secret, err := e.get(ctx, e.mount+"/grants", url.Values{"list": {"true"}})
 	var answer vaultError
 	switch {
-	case errors.As(err, &answer) && answer.status == http.StatusForbidden:
+	case errors.As(err, &answer) && answer.status == http.StatusForbidden && e.client.Token() != "":
 		why := fmt.Sprintf("%s; is the engine mounted at %s/? %s", err, e.mount, mountAdvice)
 		return nil, nil, vaultError{answer.status, why}
 	case err != nil:
@@ -146,8 +149,9 @@ func (e *engine) get(ctx context.Context, path string, query url.Values) (*api.S
 const mountAdvice = "-mount, or OPEN_PAYMENTS_MOUNT, names its path"
 
 func (e *engine) noEngine(answer *api.ResponseError) error {
-	return vaultError{answer.StatusCode, fmt.Sprintf("there is no secrets engine at %s/: %s (%s answered %d: %s)",
-		e.mount, mountAdvice, e.server.name, answer.StatusCode, oneLine(strings.Join(answer.Errors, "; ")))}
+	return vaultError{answer.StatusCode, fmt.Sprintf(
+		"there is no Open Payments secrets engine at %s/: %s (%s answered %d: %s)",
+		e.mount, mountAdvice, e.server.name, answer.StatusCode, messageOf(answer))}
 }
 
 // checkMount returns an error if another secrets engine than ours is at the mount: it may also say
@@ -203,8 +207,14 @@ func (e *engine) explain(err error) error {
 		e.server.name, e.client.Address(), oneLine(err.Error()), e.server.adviceFor(err))}
 }
 
+// messageOf returns the errors of a response in one line, without the heading that Vault gives to a
+// list of one.
+func messageOf(answer *api.ResponseError) string {
+	return strings.TrimPrefix(oneLine(strings.Join(answer.Errors, "; ")), "1 error occurred: * ")
+}
+
 func (e *engine) explainStatus(answer *api.ResponseError) string {
-	message := oneLine(strings.Join(answer.Errors, "; "))
+	message := messageOf(answer)
 	speaksTLS := answer.RawError && strings.Contains(message, "HTTPS") // Vault's own words and nginx's
 	if answer.RawError || message == "" {                              // a proxy's page, or none
 		message = http.StatusText(answer.StatusCode)
