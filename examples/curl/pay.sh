@@ -85,7 +85,10 @@ post() {
     return 1
   fi
   sed -n 's/^ *"\([^"]*\)": "\(.*\)",\{0,1\}$/\1: \2/p' headers.json | sed "$unescape" >headers
-  curl -sS -H @headers -H 'Accept: application/json' --data-binary @body -o answer -w '%{http_code}' "$2"
+  curl -sS -H @headers -H 'Accept: application/json' --data-binary @body -o answer -w '%{http_code}' "$2" || {
+    echo "POST $2: there is no response, so the payment may have been made" >&2
+    return 1
+  }
 }
 
 # create GRANT COLLECTION FIELD [MORE] creates a payment with the amount in FIELD, and sets created
@@ -99,7 +102,10 @@ create() {
     printf %s "$token" >access_token
     wallet=$(member wallet_address token.json)
     url=$(member resource_server token.json)/$2
-    curl -sS -f -H 'Accept: application/json' -o wallet.json "$wallet" # a public document
+    curl -sS -f -H 'Accept: application/json' -o wallet.json "$wallet" || { # a public document
+      echo "GET $wallet failed" >&2
+      exit 1
+    }
     code=$(member assetCode wallet.json)
     scale=$(member assetScale wallet.json)
     body=$(printf '{"walletAddress": "%s", "%s": {"value": "%s", "assetCode": "%s", "assetScale": %s}%s}' \

@@ -134,7 +134,9 @@ try {
     console.log(`outgoing payment created: ${payment.id}`)
   }
 } catch (err) {
-  console.error(err.description ?? err.cause?.message ?? err.message)
+  let cause = err
+  while (cause.cause) cause = cause.cause
+  console.error(err.description ?? cause.message)
   process.exitCode = 1
 } finally {
   // Revoking the leases ends the tokens now instead of in ten minutes.
