@@ -164,6 +164,14 @@ func (l *load) finish() {
 	// A caller that hung up may have left a rotation in progress, or a request that has not reached
 	// the engine yet.
 	rotations, since := l.rotations(), time.Now()
+	defer func() {
+		if e.t.Failed() {
+			for name := range l.tokens {
+				e.t.Logf("%s: %v", name, e.grant(name))
+			}
+			e.t.Logf("%d rotations", l.rotations())
+		}
+	}()
 	e.eventually("all rotations to end, with their tokens stored", func() bool {
 		if n := l.rotations(); n != rotations {
 			rotations, since = n, time.Now()
