@@ -122,14 +122,18 @@ func endsElsewhere(ctx context.Context, e ending) error {
 }
 
 // endings returns all that there is to end of a grant: what its owner is being asked for, the grant
-// itself, and those that it has replaced.
-func (g *grant) endings() []ending {
+// itself, those that it has replaced, and the tokens that imports have replaced.
+func (g *grant) endings(now time.Time) []ending {
 	var all []ending
 	if g.Pending != nil {
 		all = append(all, g.Pending.ending())
 	}
 	all = append(all, g.ending())
-	return append(all, g.Formers...)
+	all = append(all, g.Formers...)
+	for _, r := range g.Replaced.still(now) {
+		all = append(all, r.Ending)
+	}
+	return all
 }
 
 const (

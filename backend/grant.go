@@ -54,7 +54,7 @@ type grant struct {
 	ImportedWith []string `json:"imported_with,omitempty"` // SHA-256 of the tokens of imports, in hex
 
 	Formers   []ending  `json:"formers,omitempty"`   // grants that this one has replaced, still to be cancelled
-	Replaced  *replaced `json:"replaced,omitempty"`  // the token that an import has replaced
+	Replaced  *replaced `json:"replaced,omitempty"`  // the token that the last import has replaced
 	Doubt     *doubt    `json:"doubt,omitempty"`     // the server cannot rotate, and may never again
 	Ending    bool      `json:"ending,omitempty"`    // its cancellation was begun
 	Unread    bool      `json:"unread,omitempty"`    // an answer that may have held its token could not be read
@@ -91,10 +91,21 @@ type intent struct {
 	Ref        string    `json:"ref,omitempty"` // read only, see adoptReference
 }
 
-// replaced is the token that an import has replaced, which leases may still hold.
+// replaced is a token that an import has replaced, which leases may still hold.
 type replaced struct {
-	Generation int    `json:"generation"`
-	Ending     ending `json:"ending"`
+	Generation int       `json:"generation"`
+	Ending     ending    `json:"ending"`
+	Before     *replaced `json:"before,omitempty"` // by the import before that
+}
+
+// still returns those replaced tokens that may be live, the last one first; at most maxFormers.
+func (r *replaced) still(now time.Time) (live []*replaced) {
+	for ; r != nil && len(live) < maxFormers; r = r.Before {
+		if now.Before(r.Ending.ExpiresAt) {
+			live = append(live, r)
+		}
+	}
+	return live
 }
 
 // doubt counts the answers to rotations that may mean that the token is dead, or only that the

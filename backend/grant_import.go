@@ -4,6 +4,7 @@ package backend
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -162,10 +163,16 @@ func (g *grant) rememberReplaced(former *grant, now time.Time) {
 	if former.Pending != nil {
 		g.replace(former.Pending.ending(), now.Add(-formerRetryMin)) // at once
 	}
+	for _, r := range slices.Backward(former.Replaced.still(now)) {
+		g.Replaced = &replaced{Generation: r.Generation, Ending: r.Ending, Before: g.Replaced}
+	}
 	if former.Manage != "" && former.Manage != g.Manage && mayBeLive(former, now) {
 		e := former.ending()
 		e.Continue = authserver.Continuation{} // only the token
-		g.Replaced = &replaced{Generation: former.Generation, Ending: e}
+		if !former.LifeKnown {
+			e.ExpiresAt = e.ExpiresAt.Add(unknownLife)
+		}
+		g.Replaced = &replaced{Generation: former.Generation, Ending: e, Before: g.Replaced}
 	}
 }
 

@@ -161,11 +161,18 @@ func revocationRotates(g *grant, r leaseRef, now time.Time) bool {
 	return !g.LifeKnown || g.remaining(now) >= shortLife
 }
 
-// holdsReplaced reports whether a lease holds the token that an import has replaced, and its revocation
-// is to make it worthless.
-func holdsReplaced(g *grant, r leaseRef, now time.Time) bool {
-	return g != nil && g.ID == r.GrantID && g.Replaced != nil && g.Replaced.Generation == r.Generation &&
-		!r.Shared && g.Settings.OnRevoke != revokeKeeps && now.Before(g.Replaced.Ending.ExpiresAt)
+// heldReplaced returns the token that a lease holds if an import has replaced it and the lease's
+// revocation is to make it worthless; nil otherwise.
+func heldReplaced(g *grant, r leaseRef, now time.Time) *replaced {
+	if g == nil || g.ID != r.GrantID || r.Shared || g.Settings.OnRevoke == revokeKeeps {
+		return nil
+	}
+	for _, one := range g.Replaced.still(now) {
+		if one.Generation == r.Generation {
+			return one
+		}
+	}
+	return nil
 }
 
 // mayBeLive reports whether a grant's token may still be accepted.

@@ -280,7 +280,7 @@ func (l *grantLock) endGrant(ctx context.Context, g *grant) error {
 			return err
 		}
 	}
-	for _, e := range g.endings() {
+	for _, e := range g.endings(l.b.clock.Now()) {
 		if err := l.b.endNow(ctx, c, e, false); err != nil {
 			return err
 		}

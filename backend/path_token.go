@@ -190,8 +190,11 @@ func (b *Backend) revokeToken(
 	}
 	defer l.release()
 	g, err := l.load(ctx)
-	if err == nil && holdsReplaced(g, ref, b.clock.Now()) {
-		return nil, l.revokeReplaced(ctx, g)
+	if err != nil {
+		return nil, err
+	}
+	if held := heldReplaced(g, ref, b.clock.Now()); held != nil {
+		return nil, l.revokeReplaced(ctx, held)
 	}
 	_, err = l.rotate(ctx, causeRevoke, func(g *grant) (bool, error) {
 		return revocationRotates(g, ref, b.clock.Now()), nil
@@ -199,11 +202,11 @@ func (b *Backend) revokeToken(
 	return nil, err
 }
 
-// revokeReplaced revokes the token that an import has replaced.
-func (l *grantLock) revokeReplaced(ctx context.Context, g *grant) error {
+// revokeReplaced revokes a token that an import has replaced.
+func (l *grantLock) revokeReplaced(ctx context.Context, r *replaced) error {
 	c, err := loadClient(ctx, l.storage)
 	if err != nil {
 		return err
 	}
-	return l.b.endNow(ctx, c, g.Replaced.Ending, false)
+	return l.b.endNow(ctx, c, r.Ending, false)
 }

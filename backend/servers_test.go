@@ -532,6 +532,49 @@ func TestRevocationOfALeaseThatAnImportHasReplaced(t *testing.T) {
 	}
 }
 
+// A grant that was replaced by two imports, and one that is deleted after an import: the tokens that
+// leases still hold die with the leases, or with the grant.
+func TestTokensThatImportsHaveReplaced(t *testing.T) {
+	replaced := func(t *testing.T) (r *rig, leases []*logical.Response) {
+		r = configured(t)
+		r.ask("payer")
+		for range 2 {
+			leases = append(leases, r.read("payer"))
+			r.imported("payer", nil)
+		}
+		return r, leases
+	}
+	t.Run("revoked", func(t *testing.T) {
+		r, leases := replaced(t)
+		for _, lease := range leases {
+			if _, err := r.revoke(lease); err != nil || r.sandbox.Live(tokenOf(lease)) {
+				t.Errorf("the token of generation %v lives: %v", lease.Data["generation"], err)
+			}
+		}
+		r.live(<-r.goRead(r.ctx, "payer"))
+	})
+	t.Run("deleted", func(t *testing.T) {
+		r, _ := replaced(t)
+		r.ok(logical.DeleteOperation, "grants/payer", nil)
+		if n := r.sandbox.LiveTokens(); n != 0 {
+			t.Errorf("%d tokens live on", n)
+		}
+	})
+	t.Run("of which the server does not say how long they live", func(t *testing.T) {
+		r := configured(t)
+		r.imported("payer", map[string]any{"expires_in": nil})
+		r.sandbox.SetDialect(sandbox.Dialect{ExpiresIn: sandbox.ExpiresMissing})
+		lease := r.read("payer")
+		r.sandbox.SetDialect(sandbox.Dialect{})
+		r.imported("payer", nil)
+		r.clock.Advance(defaultLifetime)
+		revocations := r.sandbox.Count("revoke")
+		if _, err := r.revoke(lease); err != nil || r.sandbox.Count("revoke") == revocations {
+			t.Errorf("the server was not asked to revoke it: %v", err)
+		}
+	})
+}
+
 // Of an answer without a manage URL the token is handed out for as long as it lives.
 func TestTokenWithoutAManageURL(t *testing.T) {
 	for name, make := range map[string]func(r *rig){
