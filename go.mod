@@ -19,6 +19,7 @@ require (
 	github.com/jonboulle/clockwork v0.5.0
 	golang.org/x/sync v0.24.0
 	golang.org/x/text v0.35.0
+	pgregory.net/rapid v1.3.0
 )
 
 require (

@@ -30,6 +30,7 @@ type pending struct {
 	FinishURI   string                  `json:"finish_uri,omitempty"` // empty: the server is polled
 	Since       time.Time               `json:"since"`
 	NotBefore   time.Time               `json:"not_before"` // the server asked for a pause
+	Wait        time.Duration           `json:"wait"`       // how long the pause was to be
 
 	// Ref is the interaction reference, a secret, from the moment its hash was verified until the
 	// server has answered: the owner has consented, and cannot be asked to do it again.
@@ -46,6 +47,15 @@ func (p *pending) ending() ending {
 
 // until returns when the owner's time is over. A consent that comes later counts all the same.
 func (p *pending) until() time.Time { return p.Since.Add(pendingTTL) }
+
+// notBefore returns when the server may be asked: at once if the clock was set back, because the pause
+// was never to be so long.
+func (p *pending) notBefore(now time.Time) time.Time {
+	if p.NotBefore.Sub(now) > p.Wait {
+		return now
+	}
+	return p.NotBefore
+}
 
 // next returns what there is to do for a consent.
 func (p *pending) next() string {
@@ -79,7 +89,7 @@ func interactionDue(g *grant, now time.Time) time.Time {
 	if p.Ref != "" {
 		due = p.Since
 	}
-	for _, at := range []time.Time{p.NotBefore, p.TryAt} {
+	for _, at := range []time.Time{p.notBefore(now), p.TryAt} {
 		if at.After(due) {
 			due = at
 		}

@@ -90,8 +90,8 @@ func (b *Backend) continueOnce(
 	if said.declined {
 		return done, l.endInteraction(ctx, g, c, "its owner declined")
 	}
-	if g.Pending.NotBefore.After(b.clock.Now()) {
-		return continued{again: g.Pending.NotBefore}, nil
+	if at := g.Pending.notBefore(b.clock.Now()); at.After(b.clock.Now()) {
+		return continued{again: at}, nil
 	}
 	return l.continueInteraction(ctx, g, c, false)
 }
@@ -278,7 +278,7 @@ func (a *attempt) storePause(ctx context.Context, wait time.Duration) (*grant, e
 		wait = defaultWait
 	}
 	next, still := *a.grant, *a.grant.Pending
-	still.NotBefore = a.lock.b.clock.Now().Add(wait)
+	still.NotBefore, still.Wait = a.lock.b.clock.Now().Add(wait), wait
 	next.Pending, next.Intent = &still, nil
 	return a.storeAnswer(ctx, &next)
 }

@@ -91,6 +91,24 @@ func TestLateConsent(t *testing.T) {
 	})
 }
 
+// A clock that was set back does not hold a consent up: no server was heard to want so long a pause.
+func TestConsentAfterTheClockWasSetBack(t *testing.T) {
+	for name, finish := range map[string]string{"by redirect": finishURI, "polled": ""} {
+		t.Run(name, func(t *testing.T) {
+			r := configured(t)
+			link := r.asked("payer", finish)
+			r.ahead.Add(int64(-3 * time.Hour))
+			r.clock.Advance(-3 * time.Hour)
+			if redirect := r.decided(link, true); finish != "" {
+				r.continueWith(redirect)
+			} else {
+				r.ok(logical.UpdateOperation, continueAt, nil)
+			}
+			r.granted()
+		})
+	}
+}
+
 // What ends an interaction that nobody brings to an end: the worker, an hour after its time.
 func TestForgottenInteraction(t *testing.T) {
 	for name, row := range map[string]struct {

@@ -268,7 +268,7 @@ func (a *attempt) storePending(
 	next.Intent = nil
 	next.Pending = &pending{
 		Source: a.grant.source, Continue: required.Continue, InteractURL: required.Redirect,
-		ServerNonce: required.Finish, Since: now, NotBefore: now.Add(required.Wait),
+		ServerNonce: required.Finish, Since: now, NotBefore: now.Add(required.Wait), Wait: required.Wait,
 	}
 	if a.finish != nil {
 		next.Pending.ClientNonce, next.Pending.FinishURI = a.finish.Nonce, a.finish.URI

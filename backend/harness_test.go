@@ -16,6 +16,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -46,6 +47,8 @@ type rig struct {
 	log     *lockedBuffer
 	system  *logical.StaticSystemView
 
+	ahead atomic.Int64 // of the sandbox's clock; a time.Duration
+
 	mu   sync.Mutex
 	wrap func(http.Handler) http.Handler // changes what the sandbox does
 }
@@ -56,7 +59,7 @@ func newRig(t testing.TB) *rig {
 	// Real time to begin with: net/http compares deadlines with it.
 	r := &rig{TB: t, ctx: context.Background(), clock: clockwork.NewFakeClockAt(time.Now().Truncate(time.Second)), log: &lockedBuffer{}}
 	var err error
-	r.sandbox, err = sandbox.Start(sandbox.Options{Now: r.clock.Now, Wrap: r.wrapped})
+	r.sandbox, err = sandbox.Start(sandbox.Options{Now: r.serverNow, Wrap: r.wrapped})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,6 +75,8 @@ func newRig(t testing.TB) *rig {
 	r.restart()
 	return r
 }
+
+func (r *rig) serverNow() time.Time { return r.clock.Now().Add(-time.Duration(r.ahead.Load())) }
 
 // restart replaces the engine by a new one on the same storage, as after a crash.
 func (r *rig) restart() {

@@ -130,11 +130,13 @@ func TestInteractionDue(t *testing.T) {
 		"undecided, a last poll failed": {&pending{Since: now, TryAt: end.Add(time.Hour)}, end.Add(time.Hour)},
 		"consented":                     {&pending{Since: now, Ref: "r", TryAt: now.Add(time.Minute)}, now.Add(time.Minute)},
 		"consented, a pause": {
-			&pending{Since: now, Ref: "r", TryAt: now.Add(time.Minute), NotBefore: now.Add(time.Hour)}, now.Add(time.Hour),
+			&pending{Since: now, Ref: "r", TryAt: now.Add(time.Minute), NotBefore: now.Add(time.Hour), Wait: time.Hour},
+			now.Add(time.Hour),
 		},
-		"consented long ago":          {&pending{Since: now.Add(-time.Hour), Ref: "r"}, now.Add(-time.Hour)},
-		"the clock was 29 days ahead": {&pending{Since: now.Add(29 * 24 * time.Hour), Ref: "r"}, now},
-		"and so was the back-off":     {&pending{Since: now, Ref: "r", TryAt: now.Add(29 * 24 * time.Hour)}, now},
+		"and the clock was set back since": {&pending{Since: now, Ref: "r", NotBefore: now.Add(2 * time.Hour), Wait: time.Hour}, now},
+		"consented long ago":               {&pending{Since: now.Add(-time.Hour), Ref: "r"}, now.Add(-time.Hour)},
+		"the clock was 29 days ahead":      {&pending{Since: now.Add(29 * 24 * time.Hour), Ref: "r"}, now},
+		"and so was the back-off":          {&pending{Since: now, Ref: "r", TryAt: now.Add(29 * 24 * time.Hour)}, now},
 	} {
 		if got := interactionDue(&grant{Pending: row.p}, now); !got.Equal(row.want) {
 			t.Errorf("%s: %s, want %s", name, got, row.want)

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"path"
 	"strings"
 	"sync"
 	"time"
@@ -227,6 +228,13 @@ func (s *Server) Live(token string) bool {
 
 // LiveTokens returns how many access tokens the resource server accepts now.
 func (s *Server) LiveTokens() int { return s.store.liveTokens(s.now()) }
+
+// Rotatable reports whether a manage URL is that of a token which can be rotated, whether live or
+// expired.
+func (s *Server) Rotatable(manage string) bool {
+	_, ok := s.store.byManageID(path.Base(manage), s.now())
+	return ok
+}
 
 // Close stops the server and ends all its connections and delays. It may be called more than once.
 // It does not wait for requests that block in Options.Wrap.
