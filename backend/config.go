@@ -65,10 +65,10 @@ func (c *config) maxRequests() int {
 }
 
 // keyChangedRecently reports whether a server may still have an older copy of the client's key set,
-// and so reject a signature that is right.
+// and so reject a signature that is right. A change in the future counts, because nobody knows how long
+// ago it was: the clock was set back.
 func (c *config) keyChangedRecently(now time.Time) bool {
-	age := now.Sub(c.KeyChangedAt)
-	return !c.KeyChangedAt.IsZero() && age < keyCacheTime && age > -keyCacheTime
+	return !c.KeyChangedAt.IsZero() && now.Sub(c.KeyChangedAt) < keyCacheTime
 }
 
 // clientFor returns what makes requests as the configured client. Hosts that an operator typed into

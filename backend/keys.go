@@ -173,6 +173,11 @@ func (b *Backend) advanceKeys(ctx context.Context, s logical.Storage, force bool
 	if err != nil || c == nil {
 		return err
 	}
+	if c.KeyChangedAt.After(b.clock.Now()) {
+		if err := b.correctKeyChange(ctx, s); err != nil {
+			return err
+		}
+	}
 	k, published := pendingKey(keys), false
 	var unknown error
 	if k != nil && !force {
@@ -236,4 +241,22 @@ func (b *Backend) advancePending(ctx context.Context, s logical.Storage, k *clie
 // maintainKeys advances the client's keys in the background.
 func (b *Backend) maintainKeys(ctx context.Context, s logical.Storage) error {
 	return b.advanceKeys(ctx, s, false)
+}
+
+// correctKeyChange takes the key to have changed now if it has changed in the future, because the clock
+// was set back: rejections are doubted for an hour from now on, and not for longer.
+func (b *Backend) correctKeyChange(ctx context.Context, s logical.Storage) error {
+	unlock, err := b.configMu.write(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	c, err := loadConfig(ctx, s)
+	if err != nil || c == nil || !c.KeyChangedAt.After(b.clock.Now()) {
+		return err
+	}
+	c.KeyChangedAt = b.clock.Now()
+	err = c.store(ctx, s)
+	b.clientChanged()
+	return err
 }

@@ -281,6 +281,23 @@ func TestServerThatKeepsTheKeySet(t *testing.T) {
 			r.isActive("payer")
 		})
 	}
+	t.Run("and the clock is set back", func(t *testing.T) {
+		r := cached(t, 401)
+		next := r.ok(logical.UpdateOperation, "keys/rotate", map[string]any{"activate_after": 0})
+		r.publishJWK(next.Data["public_key"])
+		r.ok(logical.UpdateOperation, "keys/rotate", nil)
+		r.ahead.Add(int64(-3 * time.Hour))
+		r.clock.Advance(-3 * time.Hour)
+		r.live(<-r.goRead(r.ctx, "payer"))
+		r.tick() // from now on the time is right
+		if c, err := loadConfig(r.ctx, r.storage); err != nil || !c.KeyChangedAt.Equal(r.clock.Now()) {
+			t.Errorf("the key has changed at %s: %v", c.KeyChangedAt, err)
+		}
+		r.live(<-r.goRead(r.ctx, "payer"))
+		r.clock.Advance(time.Hour)
+		r.on("rotate", knowsNoToken)
+		r.fails(400, logical.ReadOperation, "token/payer", nil, "lost")
+	})
 	t.Run("another key under the same id", func(t *testing.T) {
 		r := cached(t, 0)
 		lease := r.read("payer")
