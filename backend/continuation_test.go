@@ -242,7 +242,7 @@ func TestReferenceIsKept(t *testing.T) {
 		r := configured(t)
 		redirect := r.decided(r.asked("payer", finishURI), true)
 		g := r.stored("payer")
-		g.Pending.NotBefore = r.clock.Now().Add(time.Hour)
+		g.Pending.NotBefore, g.Pending.Wait = r.clock.Now().Add(time.Hour), time.Hour
 		r.put("payer", g)
 		r.fails(400, logical.UpdateOperation, continueAt, map[string]any{"redirect": redirect}, "pause")
 		r.clock.Advance(61 * time.Minute)

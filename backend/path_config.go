@@ -286,8 +286,10 @@ func (b *Backend) deleteConfig(
 // there are any: Vault keeps them.
 func warnLiveLeases(ctx context.Context, s logical.Storage, resp *logical.Response) {
 	if roles, err := s.List(ctx, rolesPrefix); err == nil && len(roles) > 0 {
-		resp.AddWarning("leases of " + mountPath(ctx, credsPrefix) + " that are out were obtained by the client before, " +
-			"and can no longer be renewed or cancelled; their tokens expire")
+		resp.AddWarning(
+			"leases of " + mountPath(ctx, credsPrefix) + " that are out were obtained by the client before, " +
+				"and can no longer be renewed or cancelled; their tokens expire",
+		)
 	}
 }
 
