@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -284,6 +285,11 @@ func (l *grantLock) endGrant(ctx context.Context, g *grant) error {
 		if err := l.b.endNow(ctx, c, e, false); err != nil {
 			return err
 		}
+	}
+	if g.Continue.URL == "" && g.unmanaged(l.b.clock.Now()) {
+		return userErrorf("the authorization server named neither a continuation nor a manage URL with the current "+
+			"token of grant %q, so that it cannot be ended before it expires at %s",
+			l.name, g.ExpiresAt.UTC().Format(time.RFC3339))
 	}
 	return nil
 }

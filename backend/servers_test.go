@@ -642,6 +642,35 @@ func TestTokenWithoutAManageURL(t *testing.T) {
 	})
 }
 
+// A token that nobody can end is not forgotten while it lives, except by force.
+func TestDeletionOfATokenThatCannotBeEnded(t *testing.T) {
+	neither := sandbox.Dialect{Manage: sandbox.ManageMissing, Continue: sandbox.ContinueMissing}
+	for name, row := range map[string]struct {
+		begin, then sandbox.Dialect
+		force       bool
+	}{
+		"from the beginning":   {neither, neither, false},
+		"from a rotation on":   {sandbox.Dialect{Continue: sandbox.ContinueMissing}, neither, false},
+		"by force":             {neither, neither, true},
+		"by force, from later": {sandbox.Dialect{Continue: sandbox.ContinueMissing}, neither, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := configured(t)
+			r.sandbox.SetDialect(row.begin)
+			r.ask("income")
+			r.sandbox.SetDialect(row.then)
+			r.read("income")
+			if row.force {
+				r.ok(logical.DeleteOperation, "grants/income", map[string]any{"force": true})
+				return
+			}
+			r.fails(400, logical.DeleteOperation, "grants/income", nil, "expires at", "force=true")
+			r.clock.Advance(defaultLifetime)
+			r.ok(logical.DeleteOperation, "grants/income", nil)
+		})
+	}
+}
+
 // One slow wallet holds up nobody else.
 func TestSlowWalletHoldsUpNobody(t *testing.T) {
 	r := withGrant(t)
