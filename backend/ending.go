@@ -73,10 +73,17 @@ func (b *Backend) end(ctx context.Context, c *config, e ending) error {
 			return keyNotPublished(ctx, client.Identity)
 		}
 	}
-	if f.Gone && (f.Code != authserver.InvalidClient || !c.keyChangedRecently(b.clock.Now())) {
-		return nil
+	now := b.clock.Now()
+	switch {
+	case !f.Gone, f.Code == authserver.InvalidClient && c.keyChangedRecently(now):
+		return serverError(f)
+	case e.Continue.URL != "" && e.Token != "" && uri.OriginOf(e.Manage) == e.origin() && now.Before(e.ExpiresAt):
+		// A server may have ended the continuation, and not the grant, when it issued the token (RFC 9635
+		// section 3.1).
+		e.Continue = authserver.Continuation{}
+		return b.end(ctx, c, e)
 	}
-	return serverError(f)
+	return nil
 }
 
 // endNow ends a grant, waiting for a place at its server.

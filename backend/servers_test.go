@@ -642,6 +642,20 @@ func TestTokenWithoutAManageURL(t *testing.T) {
 	})
 }
 
+// A server may end the continuation when it issues the token (RFC 9635 section 3.1): that it is gone does
+// not mean that the token is.
+func TestContinuationThatEndsWithTheToken(t *testing.T) {
+	r := configured(t)
+	link := r.asked("payer", finishURI)
+	r.sandbox.SetDialect(sandbox.Dialect{NewContinue: true, Continue: sandbox.ContinueMissing})
+	r.continueWith(r.decided(link, true))
+	r.sandbox.SetDialect(sandbox.Dialect{})
+	r.ok(logical.DeleteOperation, "grants/payer", nil)
+	if n := r.sandbox.LiveTokens(); n != 0 {
+		t.Errorf("%d tokens live on", n)
+	}
+}
+
 // A token that nobody can end is not forgotten while it lives, except by force.
 func TestDeletionOfATokenThatCannotBeEnded(t *testing.T) {
 	neither := sandbox.Dialect{Manage: sandbox.ManageMissing, Continue: sandbox.ContinueMissing}
