@@ -228,6 +228,16 @@ func (s *Server) Live(token string) bool {
 // LiveTokens returns how many access tokens the resource server accepts now.
 func (s *Server) LiveTokens() int { return s.store.liveTokens(s.now()) }
 
+// OpenGrants returns the continue URLs of the grants that are not over: those that have a token that
+// can be rotated, and those that their owners can still consent to or have consented to.
+func (s *Server) OpenGrants() []string {
+	var urls []string
+	for _, id := range s.store.openGrants(s.now()) {
+		urls = append(urls, s.origin+continuePath+id)
+	}
+	return urls
+}
+
 // Close stops the server and ends all its connections and delays. It may be called more than once.
 // It does not wait for requests that block in Options.Wrap.
 func (s *Server) Close() {
