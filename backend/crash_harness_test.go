@@ -102,8 +102,8 @@ type breaker struct {
 	mu      sync.Mutex
 	at      point
 	keep    func(value []byte) // is told what was written
-	ops     []bool   // the storage operations so far: whether they change something
-	calls   []string // the requests so far: operations of the server
+	ops     []bool             // the storage operations so far: whether they change something
+	calls   []string           // the requests so far: operations of the server
 	reached bool
 	dead    bool // the engine's storage and network are cut off
 	away    bool // storage fails for long
@@ -501,7 +501,9 @@ func (c *crash) judge() end {
 		if err := c.done(c); err != nil {
 			c.Errorf("not done: %v", err)
 		}
-		return endUsable
+		if c.lostBecause == "" {
+			return endUsable
+		}
 	}
 	resp, err := c.try(logical.ReadOperation, "token/g", nil)
 	if err == nil {

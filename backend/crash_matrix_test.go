@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -78,7 +79,7 @@ func rotations() (all []scenario) {
 			},
 			scenario{
 				name: "explicit rotation, " + kind.name, prepare: kind.make, lostBecause: kind.because, pairs: true,
-				act: func(c *crash) { _, _ = c.try(logical.UpdateOperation, "rotate/g", nil) },
+				act:   func(c *crash) { _, _ = c.try(logical.UpdateOperation, "rotate/g", nil) },
 				again: read,
 			},
 			scenario{
@@ -94,11 +95,127 @@ func rotations() (all []scenario) {
 	return all
 }
 
-func scenarios() []scenario { return rotations() }
+// asking returns what is written to ask for rights that need no consent, or an owner's consent.
+func asking(c *crash, consent, anew bool) map[string]any {
+	fields := map[string]any{"wallet_address": c.sandbox.WalletAddress("shop"), "access": incomingAccess}
+	if consent {
+		fields = map[string]any{
+			"wallet_address": c.sandbox.WalletAddress("alice"), "access": c.outgoing(), "finish_uri": finishURI,
+		}
+	}
+	if anew {
+		fields["ask_again"] = true
+	}
+	return fields
+}
+
+func write(fields func(c *crash) map[string]any) func(c *crash) error {
+	return func(c *crash) error {
+		_, err := c.try(logical.UpdateOperation, "grants/g", fields(c))
+		return err
+	}
+}
+
+func act(do func(c *crash) error) func(c *crash) { return func(c *crash) { _ = do(c) } }
+
+// isPending gets the consent of the owner who is being asked, again if the time was over, and then a
+// token.
+func isPending(c *crash) error {
+	if err := c.again(c); err != nil {
+		return err
+	}
+	told, err := c.try(logical.ReadOperation, "grants/g", nil)
+	if err != nil {
+		return err
+	}
+	link, _ := told.Data["interact_url"].(string)
+	if link == "" {
+		return fmt.Errorf("the owner is not asked: %v", told.Data["status"])
+	}
+	c.redirect = c.decided(link, true)
+	if err := continueWith(c); err != nil {
+		return err
+	}
+	return read(c)
+}
+
+// continueWith hands in the redirect.
+func continueWith(c *crash) error {
+	fields := map[string]any{}
+	if c.redirect != "" {
+		fields["redirect"] = c.redirect
+	}
+	_, err := c.try(logical.UpdateOperation, "grants/g/continue", fields)
+	return err
+}
+
+// continueAgain hands the redirect in until nobody is asked any more.
+func continueAgain(c *crash) error {
+	err := continueWith(c)
+	if g, loadErr := loadGrant(c.ctx, c.storage, "g"); loadErr == nil && g.Pending == nil {
+		return nil
+	}
+	return err
+}
+
+func consenting(c *crash) {
+	c.redirect = c.decided(c.rig.asked("g", finishURI), true)
+}
+
+func polled(c *crash) { c.decided(c.rig.asked("g", ""), true) }
+
+func asks() []scenario {
+	const answerLost = "answer to the consent was lost"
+	forIncome := func(c *crash) map[string]any { return asking(c, false, false) }
+	incomeAnew := func(c *crash) map[string]any { return asking(c, false, true) }
+	forPayments := func(c *crash) map[string]any { return asking(c, true, false) }
+	paymentsAnew := func(c *crash) map[string]any { return asking(c, true, true) }
+	nothing := func(*crash) {}
+	return []scenario{
+		{
+			name: "asking anew, the token is dead", act: act(read), again: read,
+			prepare: func(c *crash) { asked(c); c.cancelAtServer("g"); c.clock.Advance(askInterval) },
+		},
+		{name: "asking, no consent", prepare: nothing, act: act(write(forIncome)), again: write(forIncome)},
+		{name: "asking, no consent, nobody asks again", prepare: nothing, act: act(write(forIncome)), done: func(c *crash) error {
+			if len(c.grants()) == 0 {
+				return nil
+			}
+			return read(c)
+		}},
+		{name: "asking, no consent, while a grant is active", prepare: asked, act: act(write(incomeAnew)), again: read},
+		{name: "asking, consent", prepare: nothing, act: act(write(forPayments)), again: write(forPayments), done: isPending},
+		{name: "asking, consent, while a grant is active", prepare: imported, act: act(write(paymentsAnew)), again: read},
+		{
+			name: "asking, consent, again while a grant is active", prepare: imported, act: act(write(paymentsAnew)),
+			again: write(forPayments), done: isPending,
+		},
+		{
+			name: "asking, consent, while the grant is lost", act: act(write(forPayments)), again: write(forPayments),
+			prepare: func(c *crash) { imported(c); c.cancelAtServer("g"); _ = read(c); c.clock.Advance(time.Minute) }, done: isPending,
+		},
+		{name: "continuation", prepare: consenting, act: act(continueWith), again: continueAgain, lostBecause: answerLost},
+		{name: "continuation, by the worker", prepare: consenting, act: act(continueWith), lostBecause: answerLost, done: workedOn},
+		{name: "continuation, polled", prepare: polled, act: act(continueWith), again: continueAgain, lostBecause: answerLost},
+		{
+			name: "continuation, while a grant is active", prepare: func(c *crash) { imported(c); consenting(c) },
+			act: act(continueWith), again: continueAgain,
+		},
+		{
+			name: "interaction that nobody ends", act: func(c *crash) { c.tend(0) }, done: nobodyAsked,
+			prepare: func(c *crash) {
+				c.rig.asked("g", finishURI)
+				c.clock.Advance(pendingTTL + endUndecidedAfter + time.Minute)
+			},
+		},
+	}
+}
+
+func scenarios() []scenario { return slices.Concat(rotations(), asks()) }
 
 // tally is a row of the table.
 type tally struct {
-	scenario, group              string
+	scenario, group               string
 	points, usable, lost, orphans int
 }
 
@@ -193,3 +310,24 @@ func (p point) mayLoseAnswer() bool { return p.stops() || p.kind == netUnanswere
 var _ = errors.New
 var _ = fmt.Sprint
 var _ sandbox.Misbehaviour
+
+// workedOn checks that the worker has sent the reference that was kept. If it never was, the owner's
+// redirect is handed in.
+func workedOn(c *crash) error {
+	g, err := loadGrant(c.ctx, c.storage, "g")
+	if err != nil || g.Pending == nil {
+		return err
+	}
+	if g.Pending.Ref != "" {
+		return errors.New("the owner's consent is left where it is")
+	}
+	return continueWith(c)
+}
+
+func nobodyAsked(c *crash) error {
+	g := c.stored("g")
+	if g.Pending != nil || g.Status != statusLost || !strings.Contains(g.Lost.Cause, tooLate) {
+		return fmt.Errorf("status %s: %s", g.Status, g.Lost.Cause)
+	}
+	return nil
+}
