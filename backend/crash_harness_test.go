@@ -231,6 +231,7 @@ type crash struct {
 	lease    *logical.Response   // that the operation is about
 	leases   []*logical.Response // all that Vault has
 	redirect string              // of the owner's browser
+	fields   map[string]any      // of an import
 
 	mu        sync.Mutex
 	working   bool     // the server works on a request of the engine's: its own requests are not counted
@@ -403,9 +404,6 @@ func (c *crash) hold(lease *logical.Response, err error) error {
 	if err != nil || c.breaker.isDead() {
 		return err
 	}
-	if c.lease != nil {
-		c.leases = slices.DeleteFunc(c.leases, func(other *logical.Response) bool { return other == c.lease })
-	}
 	c.lease = lease
 	c.leases = append(c.leases, lease)
 	stored, err := json.Marshal([]any{lease.Data, lease.Secret.InternalData})
@@ -414,6 +412,15 @@ func (c *crash) hold(lease *logical.Response, err error) error {
 	}
 	c.keep(stored)
 	return nil
+}
+
+// renewed has Vault store what the engine has returned to the renewal of its lease.
+func (c *crash) renewed(lease *logical.Response, err error) error {
+	before := c.lease
+	if err = c.hold(lease, err); err == nil && c.lease != before {
+		c.leases = slices.DeleteFunc(c.leases, func(other *logical.Response) bool { return other == before })
+	}
+	return err
 }
 
 // tend is a tick whose work is done step by step, each worker after the other.

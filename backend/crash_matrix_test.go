@@ -58,9 +58,9 @@ func rotations() (all []scenario) {
 			},
 			scenario{
 				name: "renewal, " + kind.name, prepare: leased, lostBecause: kind.because,
-				act: func(c *crash) { _ = c.hold(c.renew(c.lease)) },
+				act: func(c *crash) { _ = c.renewed(c.renew(c.lease)) },
 				again: func(c *crash) error {
-					if c.hold(c.renew(c.lease)) == nil {
+					if c.renewed(c.renew(c.lease)) == nil {
 						return nil
 					}
 					return read(c)
@@ -211,7 +211,188 @@ func asks() []scenario {
 	}
 }
 
-func scenarios() []scenario { return slices.Concat(rotations(), asks()) }
+// remove deletes the grant.
+func remove(c *crash) error {
+	_, err := c.try(logical.DeleteOperation, "grants/g", nil)
+	return err
+}
+
+// isGone checks that a deleted grant is over, here and at the server.
+func isGone(c *crash) error {
+	if len(c.grants()) != 0 || len(c.sandbox.OpenGrants()) != 0 {
+		return errors.New("the grant is not gone")
+	}
+	return nil
+}
+
+func deletions() (all []scenario) {
+	for name, prepare := range map[string]func(c *crash){
+		"no consent": asked, "consent": imported, "its owner is being asked": consenting,
+		"active, and its owner is being asked": func(c *crash) { imported(c); consenting(c) },
+		"lost":                                 func(c *crash) { imported(c); c.loseAnswer() },
+	} {
+		all = append(all, scenario{name: "deletion, " + name, prepare: prepare, act: act(remove), again: remove, done: isGone})
+	}
+	return all
+}
+
+// loseAnswer makes the grant lost: it lives at the server, with a token that nobody knows.
+func (c *crash) loseAnswer() {
+	c.Helper()
+	c.breaker.arm(point{netUnanswered, 1})
+	_ = read(c)
+	c.settle()
+	if c.stored("g").Status != statusLost {
+		c.Fatal("the grant is not lost")
+	}
+}
+
+// elsewhere obtains the token of a grant that is imported then.
+func elsewhere(c *crash) {
+	c.ask("elsewhere")
+	g := c.stored("elsewhere")
+	c.fields = map[string]any{
+		"access_token": g.Token, "manage_url": g.Manage, "expires_in": 600,
+		"continue_url": g.Continue.URL, "continue_token": g.Continue.Token,
+	}
+	for _, key := range []string{grantsPrefix + "elsewhere", slotKey(nextCheck(g, c.clock.Now()), "elsewhere")} {
+		if err := c.storage.InmemStorage.Delete(c.ctx, key); err != nil {
+			c.Fatal(err)
+		}
+	}
+}
+
+func imports() []scenario {
+	importing := write(func(c *crash) map[string]any { return c.fields })
+	return []scenario{
+		{name: "import", prepare: elsewhere, act: act(importing), again: importing},
+		{
+			name: "import, in the place of a grant whose owner is being asked", act: act(importing), again: importing,
+			prepare: func(c *crash) { consenting(c); elsewhere(c) },
+		},
+	}
+}
+
+func creds(c *crash) error {
+	lease, err := c.try(logical.ReadOperation, "creds/till", nil)
+	return c.hold(lease, err)
+}
+
+// hasNewLease reads a role once more and checks the token of the lease.
+func hasNewLease(c *crash) error {
+	if err := creds(c); err != nil {
+		return err
+	}
+	if !c.sandbox.Live(tokenOf(c.lease)) {
+		return errors.New("the token that is handed out is dead")
+	}
+	return nil
+}
+
+func withTill(c *crash) { c.ok(logical.UpdateOperation, "roles/till", c.roleFields()) }
+
+func roleLeases() []scenario {
+	leased := func(c *crash) {
+		withTill(c)
+		if err := creds(c); err != nil {
+			c.Fatal(err)
+		}
+	}
+	renew := func(c *crash) error { return c.renewed(c.renew(c.lease)) }
+	revoke := func(c *crash) error { _, err := c.revoke(c.lease); return err }
+	leftBehind := func(c *crash) {
+		withTill(c)
+		c.breaker.arm(point{})
+		_ = creds(c)
+		last := len(c.breaker.points(stopBefore))
+		_ = revoke(c)
+		c.leases, c.lease = nil, nil
+		c.breaker.arm(point{stopBefore, last}) // the deletion of the WAL's entry
+		_ = creds(c)
+		c.settle()
+		c.clock.Advance(rollbackAge)
+	}
+	return []scenario{
+		{name: "lease of a role: read", prepare: withTill, act: act(creds), again: creds, done: hasNewLease},
+		{name: "lease of a role: renewal", prepare: leased, act: act(renew), done: hasNewLease, again: func(c *crash) error {
+			if renew(c) == nil {
+				return nil
+			}
+			return creds(c)
+		}},
+		{name: "lease of a role: revocation", prepare: leased, act: act(revoke), again: revoke, done: isGone},
+		{name: "lease of a role: rollback of the WAL", prepare: leftBehind, act: (*crash).rollBackWAL, done: func(c *crash) error {
+			c.rollBackWAL()
+			return isGone(c)
+		}},
+	}
+}
+
+// replaceKey does what it takes to have the client's key replaced.
+func replaceKey(c *crash) error {
+	resp, err := c.try(logical.UpdateOperation, "keys/rotate", map[string]any{"key_id": "key-2"})
+	if err != nil {
+		return err
+	}
+	c.publishJWK(resp.Data["public_key"])
+	c.tend(0)
+	c.tend(defaultActivateAfter)
+	return nil
+}
+
+func keyReplacements() []scenario {
+	isReplaced := func(c *crash) error {
+		if states := strings.Join(c.states(), ", "); states != "key-2 active, "+testKeyID+" retiring" {
+			return errors.New(states)
+		}
+		return read(c)
+	}
+	force := func(c *crash) error {
+		resp, err := c.try(logical.UpdateOperation, "keys/rotate", map[string]any{"key_id": "key-2", "force": true})
+		if err == nil {
+			c.publishJWK(resp.Data["public_key"])
+		}
+		return err
+	}
+	return []scenario{
+		{name: "replacement of the key", prepare: imported, act: act(replaceKey), again: replaceKey, done: isReplaced},
+		{name: "replacement of the key by force", prepare: imported, act: act(force), again: force, done: isReplaced},
+	}
+}
+
+func workers() []scenario {
+	tend := func(c *crash) { c.tend(0) }
+	return []scenario{
+		{
+			name: "lost grant that the server still knows, by the worker", act: tend, lostBecause: "a test",
+			prepare: func(c *crash) {
+				imported(c)
+				g := c.stored("g")
+				g.Status, g.Lost = statusLost, event{At: c.clock.Now(), Cause: "a test"}
+				c.put("g", g)
+				l := &grantLock{b: c.b, storage: c.storage, name: "g"}
+				if _, err := l.putSlot(c.ctx, nextCheck(g, c.clock.Now()), slot{}); err != nil {
+					c.Fatal(err)
+				}
+				c.clock.Advance(2 * recoverAfter[0])
+			},
+		},
+		{
+			name: "cancellation of a former grant, by the worker", act: tend,
+			prepare: func(c *crash) {
+				asked(c)
+				c.sandbox.Misbehave(on("cancel", sandbox.Misbehaviour{Status: 500}))
+				asked(c)
+				c.sandbox.Misbehave()
+				c.clock.Advance(2 * formerRetryMin)
+			},
+		},
+	}
+}
+
+func scenarios() []scenario {
+	return slices.Concat(rotations(), asks(), deletions(), imports(), roleLeases(), keyReplacements(), workers())
+}
 
 // tally is a row of the table.
 type tally struct {
@@ -306,10 +487,6 @@ func (s scenario) run(t *testing.T, at point, further ...point) (e end, orphans 
 
 // mayLoseAnswer reports whether an answer of the server's may never have come to a storage.
 func (p point) mayLoseAnswer() bool { return p.stops() || p.kind == netUnanswered || p.kind == netHalf }
-
-var _ = errors.New
-var _ = fmt.Sprint
-var _ sandbox.Misbehaviour
 
 // workedOn checks that the worker has sent the reference that was kept. If it never was, the owner's
 // redirect is handed in.
