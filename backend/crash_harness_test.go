@@ -390,7 +390,7 @@ func (c *crash) settle() {
 	c.start()
 }
 
-// do1 sends a request whose answer is that of whoever sent it.
+// try sends a request, and returns as an error whatever is wrong with its answer.
 func (c *crash) try(op logical.Operation, path string, data map[string]any) (*logical.Response, error) {
 	resp, err := c.do(c.ctx, op, path, data)
 	if err == nil && resp.IsError() {
@@ -403,6 +403,9 @@ func (c *crash) try(op logical.Operation, path string, data map[string]any) (*lo
 func (c *crash) hold(lease *logical.Response, err error) error {
 	if err != nil || c.breaker.isDead() {
 		return err
+	}
+	if !c.sandbox.Live(tokenOf(lease)) {
+		c.Error("the token that is handed out is dead")
 	}
 	c.lease = lease
 	c.leases = append(c.leases, lease)
@@ -450,9 +453,9 @@ func (c *crash) recover() {
 	}
 }
 
-// finish cancels everything as its owners would, and returns how many grants are open at the server that
-// nobody can end. Those that the engine has ever known have to be over.
-func (c *crash) finish() (orphans int) {
+// finish ends everything as its owners would, and returns how many grants are open at the server all the
+// same, and how many of them were stored.
+func (c *crash) finish() (orphans, unended int) {
 	c.Helper()
 	until := func(what string, do func() error) {
 		var err error
@@ -473,15 +476,14 @@ func (c *crash) finish() (orphans int) {
 	c.rollBackWAL()
 	c.tend(2 * time.Hour)
 	for _, open := range c.sandbox.OpenGrants() {
-		if c.kept(open) {
-			c.Errorf("a grant that was stored is open at the server, and nobody can end it")
+		if orphans++; c.kept(open) {
+			unended++
 		}
-		orphans++
 	}
 	if n := len(c.walEntries()); n != 0 {
 		c.Errorf("%d entries are left in the WAL", n)
 	}
-	return orphans
+	return orphans, unended
 }
 
 // rollBackWAL has Vault roll back what is in the WAL, without the workers.
@@ -493,41 +495,50 @@ func (c *crash) rollBackWAL() {
 	c.rollback(rollbackAge + time.Second)
 }
 
-// verdictOf is what has become of a grant.
-type end int
+// fate is what has become of a grant.
+type fate struct {
+	lost    bool // and the engine says so, and why
+	orphans int  // open at the server, and nobody can end them
+	unended int  // those of them that were stored
+	left    left
+}
 
-const (
-	endUsable end = iota
-	endLost       // and the engine says so, and why
-)
+// left is what an engine leaves behind when it is stopped. What is the same needs to be tried only once.
+type left struct {
+	writes, worked int
+	unread         bool
+}
 
-// judge reports what has become of the grant: anything but usable and lost is an error.
-func (c *crash) judge() end {
+func (c *crash) left() left {
+	c.breaker.mu.Lock()
+	defer c.breaker.mu.Unlock()
+	return left{c.breaker.committed, c.breaker.worked, len(c.unread) > 0}
+}
+
+// judge reports whether the grant is lost: anything else than usable and lost is an error.
+func (c *crash) judge() (lost bool) {
 	c.Helper()
 	if c.done != nil {
 		if err := c.done(c); err != nil {
 			c.Errorf("not done: %v", err)
 		}
 		if c.lostBecause == "" {
-			return endUsable
+			return false
 		}
 	}
-	resp, err := c.try(logical.ReadOperation, "token/g", nil)
+	err := c.hold(c.try(logical.ReadOperation, "token/g", nil))
 	if err == nil {
-		if !c.sandbox.Live(tokenOf(resp)) {
-			c.Error("the token that is handed out is dead")
-		}
-		return endUsable
+		return false
 	}
 	info, readErr := c.try(logical.ReadOperation, "grants/g", nil)
 	if readErr != nil || info == nil || info.Data["status"] != statusLost || info.Data["lost_at"] == nil {
 		c.Errorf("neither usable nor lost: %v", err)
-		return endLost
+		return true
 	}
 	cause, _ := info.Data["lost_cause"].(string)
 	unsaved := slices.ContainsFunc(c.issued, func(token string) bool { return !c.kept(token) })
 	if !unsaved || c.lostBecause == "" || !strings.Contains(cause, c.lostBecause) {
 		c.Errorf("lost without need, or not for this cause: %s", cause)
 	}
-	return endLost
+	return true
 }

@@ -24,6 +24,7 @@ type scenario struct {
 	done        func(c *crash) error // whether it has come to its end; nil: the grant "g" can be read
 	lostBecause string               // a part of the cause with which a grant may be lost; empty: it must not be
 	pairs       bool                 // it is stopped once more during the recovery
+	unended     int                  // how many points leave a grant at the server that was stored and nobody can end
 }
 
 const deadToken = "no longer accepts its token"
@@ -41,6 +42,15 @@ func read(c *crash) error {
 	return c.hold(lease, err)
 }
 
+// revoke revokes the lease. Once that is done, its value is worthless.
+func revoke(c *crash) error {
+	_, err := c.revoke(c.lease)
+	if err == nil && c.sandbox.Live(tokenOf(c.lease)) {
+		c.Error("the value of a revoked lease is live")
+	}
+	return err
+}
+
 func rotations() (all []scenario) {
 	for _, kind := range []struct {
 		name    string
@@ -53,7 +63,7 @@ func rotations() (all []scenario) {
 		}
 		all = append(all,
 			scenario{
-				name: "read, " + kind.name, prepare: kind.make, lostBecause: kind.because, pairs: true,
+				name: "read, " + kind.name, prepare: kind.make, lostBecause: kind.because,
 				act: func(c *crash) { _ = read(c) }, again: read,
 			},
 			scenario{
@@ -68,14 +78,7 @@ func rotations() (all []scenario) {
 			},
 			scenario{
 				name: "revocation, " + kind.name, prepare: leased, lostBecause: kind.because,
-				act: func(c *crash) { _, _ = c.revoke(c.lease) },
-				again: func(c *crash) error {
-					_, err := c.revoke(c.lease)
-					if err == nil && c.sandbox.Live(tokenOf(c.lease)) {
-						c.Error("the value of a revoked lease is live")
-					}
-					return err
-				},
+				act: act(revoke), again: revoke,
 			},
 			scenario{
 				name: "explicit rotation, " + kind.name, prepare: kind.make, lostBecause: kind.because, pairs: true,
@@ -214,6 +217,9 @@ func asks() []scenario {
 // remove deletes the grant.
 func remove(c *crash) error {
 	_, err := c.try(logical.DeleteOperation, "grants/g", nil)
+	if err == nil && isGone(c) != nil {
+		c.Error("a deleted grant lives")
+	}
 	return err
 }
 
@@ -299,7 +305,6 @@ func roleLeases() []scenario {
 		}
 	}
 	renew := func(c *crash) error { return c.renewed(c.renew(c.lease)) }
-	revoke := func(c *crash) error { _, err := c.revoke(c.lease); return err }
 	leftBehind := func(c *crash) {
 		withTill(c)
 		c.breaker.arm(point{})
@@ -313,7 +318,7 @@ func roleLeases() []scenario {
 		c.clock.Advance(rollbackAge)
 	}
 	return []scenario{
-		{name: "lease of a role: read", prepare: withTill, act: act(creds), again: creds, done: hasNewLease},
+		{name: "lease of a role: read", prepare: withTill, act: act(creds), again: creds, done: hasNewLease, unended: 1},
 		{name: "lease of a role: renewal", prepare: leased, act: act(renew), done: hasNewLease, again: func(c *crash) error {
 			if renew(c) == nil {
 				return nil
@@ -400,14 +405,14 @@ type tally struct {
 	points, usable, lost, orphans int
 }
 
-func (y *tally) count(e end, orphans int) {
+func (y *tally) count(f fate) {
 	y.points++
-	if e == endUsable {
-		y.usable++
-	} else {
+	if f.lost {
 		y.lost++
+	} else {
+		y.usable++
 	}
-	y.orphans += orphans
+	y.orphans += f.orphans
 }
 
 func TestCrashMatrix(t *testing.T) {
@@ -428,6 +433,9 @@ func TestCrashMatrix(t *testing.T) {
 	}
 }
 
+// secondStop is the row of those points of the recovery at which the next engine is stopped as well.
+const secondStop = "stopped, and once more during the recovery"
+
 // stopEverywhere tries all points of a scenario, and returns its rows.
 func (s scenario) stopEverywhere(t *testing.T) (rows []*tally) {
 	row := func(group string) *tally {
@@ -438,28 +446,49 @@ func (s scenario) stopEverywhere(t *testing.T) (rows []*tally) {
 		}
 		return rows[i]
 	}
-	var points []point
-	t.Run("dry run", func(t *testing.T) { points = s.dryRun(t) })
-	for _, p := range points {
+	var first []point
+	t.Run("dry run", func(t *testing.T) { first = s.count(t, allKinds) })
+	unended := 0
+	seen := map[left]bool{}
+	for _, p := range first {
 		t.Run(p.String(), func(t *testing.T) {
-			e, orphans := s.run(t, p)
-			row(p.group()).count(e, orphans)
+			r := s.run(t, p)
+			row(p.group()).count(r)
+			unended += r.unended
+			if !s.pairs || !p.stops() || seen[r.left] {
+				return
+			}
+			seen[r.left] = true
+			for _, q := range s.count(t, stopKinds, p) {
+				t.Run(q.String(), func(t *testing.T) { row(secondStop).count(s.run(t, p, q)) })
+			}
 		})
+	}
+	if unended != s.unended {
+		t.Errorf("%d grants that were stored are open at the server, and nobody can end them; want %d", unended, s.unended)
 	}
 	return rows
 }
 
-// dryRun counts the points of the operation.
-func (s scenario) dryRun(t *testing.T) []point {
+// count counts the points of the operation or, if that is stopped, of the recovery.
+func (s scenario) count(t *testing.T, kinds []pointKind, stopped ...point) []point {
 	c := newCrash(t, s)
 	defer c.sandbox.Close()
-	c.breaker.arm(point{})
-	s.act(c)
-	return c.breaker.points(allKinds...)
+	if len(stopped) == 0 {
+		c.breaker.arm(point{})
+		s.act(c)
+	} else {
+		c.breaker.arm(stopped[0])
+		s.act(c)
+		c.settle()
+		c.breaker.arm(point{})
+		c.recover()
+	}
+	return c.breaker.points(kinds...)
 }
 
-// run stops the operation at a point, and the recovery at each further one.
-func (s scenario) run(t *testing.T, at point, further ...point) (e end, orphans int) {
+// run stops the operation at a point, and the recovery at a further one.
+func (s scenario) run(t *testing.T, at point, further ...point) (r fate) {
 	c := newCrash(t, s)
 	defer c.sandbox.Close()
 	defer func() {
@@ -469,6 +498,7 @@ func (s scenario) run(t *testing.T, at point, further ...point) (e end, orphans 
 	}()
 	c.breaker.arm(at)
 	s.act(c)
+	r.left = c.left()
 	c.settle()
 	for _, p := range further {
 		c.breaker.arm(p)
@@ -476,13 +506,13 @@ func (s scenario) run(t *testing.T, at point, further ...point) (e end, orphans 
 		c.settle()
 	}
 	c.recover()
-	e = c.judge()
-	orphans = c.finish()
-	if orphans > 0 && !at.mayLoseAnswer() {
-		t.Errorf("%d grants are left open at the server, and its answers came", orphans)
+	r.lost = c.judge()
+	r.orphans, r.unended = c.finish()
+	if r.orphans > 0 && !at.mayLoseAnswer() {
+		t.Errorf("%d grants are left open at the server, and its answers came", r.orphans)
 	}
 	c.b.Cleanup(c.ctx)
-	return e, orphans
+	return r
 }
 
 // mayLoseAnswer reports whether an answer of the server's may never have come to a storage.
