@@ -209,7 +209,7 @@ func (b *breaker) points(kinds ...pointKind) (all []point) {
 			continue
 		}
 		for n, write := range b.ops {
-			if write || kind != failCommitted {
+			if write || kind != failCommitted && kind != stopAfter { // after a read is before what follows
 				all = append(all, point{kind, n + 1})
 			}
 		}
@@ -249,6 +249,9 @@ func newCrash(t *testing.T, s scenario) *crash {
 	}
 	// The index is by hour: what is done is the same at whatever time of day the test runs.
 	c.clock.Advance(c.clock.Now().Truncate(time.Hour).Add(time.Hour + 5*time.Minute).Sub(c.clock.Now()))
+	if !s.keyChanges {
+		c.sandbox.SetDialect(sandbox.Dialect{KeyCache: 24 * time.Hour}) // saves it a request to itself each time
+	}
 	c.start()
 	fields := c.clientFields()
 	fields["verify"] = false
@@ -260,7 +263,9 @@ func newCrash(t *testing.T, s scenario) *crash {
 // start starts an engine on what is stored, as after a crash. The one before has ended.
 func (c *crash) start() {
 	b := &breaker{keep: c.keep}
+	c.mu.Lock()
 	c.breaker = b
+	c.mu.Unlock()
 	c.storage = &testStorage{InmemStorage: c.storage.InmemStorage, around: b.storage}
 	c.restart()
 	c.b.sleep = func(_ context.Context, d time.Duration) error {
@@ -290,13 +295,12 @@ func (c *crash) kept(secret string) bool {
 func (c *crash) serve(w http.ResponseWriter, req *http.Request, next http.Handler) {
 	op := sandbox.Operation(req)
 	c.mu.Lock()
-	own := c.working || op == "interact"
+	own, b := c.working || op == "interact", c.breaker
 	c.mu.Unlock()
 	if own {
 		next.ServeHTTP(w, req)
 		return
 	}
-	b := c.breaker
 	kind, dead := b.call(op)
 	if dead || kind == netUnsent {
 		panic(http.ErrAbortHandler)
@@ -318,7 +322,9 @@ func (c *crash) serve(w http.ResponseWriter, req *http.Request, next http.Handle
 		return c.work(next, again)
 	}
 	if kind == stopUnread {
+		c.mu.Lock()
 		c.unread = append(c.unread, func() { work() })
+		c.mu.Unlock()
 		panic(http.ErrAbortHandler)
 	}
 	answer := work()
@@ -444,10 +450,13 @@ func (c *crash) recover() {
 		}
 		c.tend(failureMax + time.Second)
 	}
-	for _, read := range c.unread { // only now
+	c.mu.Lock()
+	unread := c.unread
+	c.unread = nil
+	c.mu.Unlock()
+	for _, read := range unread { // only now
 		read()
 	}
-	c.unread = nil
 	for _, d := range []time.Duration{61 * time.Second, 61 * time.Second, 11 * time.Minute} {
 		c.tend(d)
 	}
@@ -510,6 +519,8 @@ type left struct {
 }
 
 func (c *crash) left() left {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.breaker.mu.Lock()
 	defer c.breaker.mu.Unlock()
 	return left{c.breaker.committed, c.breaker.worked, len(c.unread) > 0}
@@ -536,7 +547,10 @@ func (c *crash) judge() (lost bool) {
 		return true
 	}
 	cause, _ := info.Data["lost_cause"].(string)
-	unsaved := slices.ContainsFunc(c.issued, func(token string) bool { return !c.kept(token) })
+	c.mu.Lock()
+	issued := slices.Clone(c.issued)
+	c.mu.Unlock()
+	unsaved := slices.ContainsFunc(issued, func(token string) bool { return !c.kept(token) })
 	if !unsaved || c.lostBecause == "" || !strings.Contains(cause, c.lostBecause) {
 		c.Errorf("lost without need, or not for this cause: %s", cause)
 	}

@@ -23,6 +23,7 @@ type scenario struct {
 	again       func(c *crash) error // what they do after a crash, or after an error; nil: nothing
 	done        func(c *crash) error // whether it has come to its end; nil: the grant "g" can be read
 	lostBecause string               // a part of the cause with which a grant may be lost; empty: it must not be
+	keyChanges  bool                 // the client's key does
 	pairs       bool                 // it is stopped once more during the recovery
 	unended     int                  // how many points leave a grant at the server that was stored and nobody can end
 }
@@ -360,8 +361,8 @@ func keyReplacements() []scenario {
 		return err
 	}
 	return []scenario{
-		{name: "replacement of the key", prepare: imported, act: act(replaceKey), again: replaceKey, done: isReplaced},
-		{name: "replacement of the key by force", prepare: imported, act: act(force), again: force, done: isReplaced},
+		{name: "replacement of the key", prepare: imported, act: act(replaceKey), again: replaceKey, done: isReplaced, keyChanges: true},
+		{name: "replacement of the key by force", prepare: imported, act: act(force), again: force, done: isReplaced, keyChanges: true},
 	}
 }
 
