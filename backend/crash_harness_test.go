@@ -97,13 +97,19 @@ func (p point) group() string {
 
 var errDead = errors.New("the engine has ended")
 
+// step is a storage operation or a request, with what was done before it.
+type step struct {
+	write          bool // it is a storage operation that changes something
+	writes, worked int
+}
+
 // breaker counts what one engine does, and breaks in at a point.
 type breaker struct {
 	mu      sync.Mutex
 	at      point
 	keep    func(value []byte) // is told what was written
-	ops     []bool             // the storage operations so far: whether they change something
-	calls   []string           // the requests so far: operations of the server
+	ops     []step             // the storage operations so far
+	calls   []step             // the requests so far
 	reached bool
 	dead    bool // the engine's storage and network are cut off
 	away    bool // storage fails for long
@@ -135,7 +141,7 @@ func (b *breaker) storage(op storageOp) error {
 	if b.away {
 		return errDisk
 	}
-	b.ops = append(b.ops, op.write)
+	b.ops = append(b.ops, step{op.write, b.committed, b.worked})
 	kind := atNoPoint
 	if b.hit(len(b.ops), false) {
 		kind = b.at.kind
@@ -166,13 +172,13 @@ func (b *breaker) storage(op storageOp) error {
 }
 
 // call returns what happens to a request. dead: it never gets to the server.
-func (b *breaker) call(op string) (kind pointKind, dead bool) {
+func (b *breaker) call() (kind pointKind, dead bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.dead {
 		return atNoPoint, true
 	}
-	b.calls = append(b.calls, op)
+	b.calls = append(b.calls, step{writes: b.committed, worked: b.worked})
 	if b.hit(len(b.calls), true) {
 		return b.at.kind, false
 	}
@@ -197,24 +203,49 @@ func (b *breaker) isDead() bool {
 	return b.dead
 }
 
-// points lists every point that was counted.
+// points lists every point that was counted. A read of storage changes nothing: after it is before what
+// follows.
 func (b *breaker) points(kinds ...pointKind) (all []point) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, kind := range kinds {
+		steps := b.ops
 		if (point{kind: kind}).remote() {
-			for n := range b.calls {
-				all = append(all, point{kind, n + 1})
-			}
-			continue
+			steps = b.calls
 		}
-		for n, write := range b.ops {
-			if write || kind != failCommitted && kind != stopAfter { // after a read is before what follows
+		for n, s := range steps {
+			if s.write || kind != failCommitted && kind != stopAfter {
 				all = append(all, point{kind, n + 1})
 			}
 		}
 	}
 	return all
+}
+
+// stops lists the points at which the engine can be stopped, one of those each that leave the same
+// behind.
+func (b *breaker) stops() (distinct []point) {
+	seen := map[left]bool{}
+	for _, p := range b.points(stopKinds...) {
+		steps := b.ops
+		if p.remote() {
+			steps = b.calls
+		}
+		l := left{writes: steps[p.n-1].writes, worked: steps[p.n-1].worked}
+		switch p.kind {
+		case stopAfter:
+			l.writes++
+		case stopUnread:
+			l.unread = true
+		case stopUnanswered, stopHalf, stopWhole:
+			l.worked++
+		}
+		if !seen[l] {
+			seen[l] = true
+			distinct = append(distinct, p)
+		}
+	}
+	return distinct
 }
 
 var (
@@ -301,7 +332,7 @@ func (c *crash) serve(w http.ResponseWriter, req *http.Request, next http.Handle
 		next.ServeHTTP(w, req)
 		return
 	}
-	kind, dead := b.call(op)
+	kind, dead := b.call()
 	if dead || kind == netUnsent {
 		panic(http.ErrAbortHandler)
 	}
@@ -509,21 +540,12 @@ type fate struct {
 	lost    bool // and the engine says so, and why
 	orphans int  // open at the server, and nobody can end them
 	unended int  // those of them that were stored
-	left    left
 }
 
 // left is what an engine leaves behind when it is stopped. What is the same needs to be tried only once.
 type left struct {
 	writes, worked int
 	unread         bool
-}
-
-func (c *crash) left() left {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.breaker.mu.Lock()
-	defer c.breaker.mu.Unlock()
-	return left{c.breaker.committed, c.breaker.worked, len(c.unread) > 0}
 }
 
 // judge reports whether the grant is lost: anything else than usable and lost is an error.

@@ -435,7 +435,7 @@ func TestCrashMatrix(t *testing.T) {
 }
 
 // secondStop is the row of those points of the recovery at which the next engine is stopped as well.
-const secondStop = "stopped, and once more during the recovery"
+const secondStop = "stopped, and once more in the recovery"
 
 // stopEverywhere tries all points of a scenario, and returns its rows.
 func (s scenario) stopEverywhere(t *testing.T) (rows []*tally) {
@@ -447,20 +447,21 @@ func (s scenario) stopEverywhere(t *testing.T) (rows []*tally) {
 		}
 		return rows[i]
 	}
-	var first []point
-	t.Run("dry run", func(t *testing.T) { first = s.count(t, allKinds) })
+	var all, stops []point
+	t.Run("dry run", func(t *testing.T) {
+		b := s.count(t)
+		all, stops = b.points(allKinds...), b.stops()
+	})
 	unended := 0
-	seen := map[left]bool{}
-	for _, p := range first {
+	for _, p := range all {
 		t.Run(p.String(), func(t *testing.T) {
 			r := s.run(t, p)
 			row(p.group()).count(r)
 			unended += r.unended
-			if !s.pairs || !p.stops() || seen[r.left] {
+			if !s.pairs || !slices.Contains(stops, p) {
 				return
 			}
-			seen[r.left] = true
-			for _, q := range s.count(t, stopKinds, p) {
+			for _, q := range s.count(t, p).stops() {
 				t.Run(q.String(), func(t *testing.T) { row(secondStop).count(s.run(t, p, q)) })
 			}
 		})
@@ -472,20 +473,21 @@ func (s scenario) stopEverywhere(t *testing.T) (rows []*tally) {
 }
 
 // count counts the points of the operation or, if that is stopped, of the recovery.
-func (s scenario) count(t *testing.T, kinds []pointKind, stopped ...point) []point {
+func (s scenario) count(t *testing.T, stopped ...point) *breaker {
 	c := newCrash(t, s)
 	defer c.sandbox.Close()
-	if len(stopped) == 0 {
-		c.breaker.arm(point{})
-		s.act(c)
-	} else {
-		c.breaker.arm(stopped[0])
+	for _, p := range stopped {
+		c.breaker.arm(p)
 		s.act(c)
 		c.settle()
-		c.breaker.arm(point{})
+	}
+	c.breaker.arm(point{})
+	if len(stopped) == 0 {
+		s.act(c)
+	} else {
 		c.recover()
 	}
-	return c.breaker.points(kinds...)
+	return c.breaker
 }
 
 // run stops the operation at a point, and the recovery at a further one.
@@ -499,7 +501,6 @@ func (s scenario) run(t *testing.T, at point, further ...point) (r fate) {
 	}()
 	c.breaker.arm(at)
 	s.act(c)
-	r.left = c.left()
 	c.settle()
 	for _, p := range further {
 		c.breaker.arm(p)
