@@ -214,7 +214,7 @@ func (b *breaker) points(kinds ...pointKind) (all []point) {
 			steps = b.calls
 		}
 		for n, s := range steps {
-			if s.write || kind != failCommitted && kind != stopAfter {
+			if s.write || kind != failCommitted && kind != failForLong && kind != stopAfter {
 				all = append(all, point{kind, n + 1})
 			}
 		}
@@ -222,25 +222,39 @@ func (b *breaker) points(kinds ...pointKind) (all []point) {
 	return all
 }
 
+// left is what an engine leaves behind when it is stopped: how many writes, and how many requests that
+// the server has worked on, or is going to.
+type left struct {
+	writes, worked int
+	unread         bool
+}
+
+// leaves returns what is left behind by an engine that is stopped at a point that was counted.
+func (b *breaker) leaves(p point) left {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	steps := b.ops
+	if p.remote() {
+		steps = b.calls
+	}
+	l := left{writes: steps[p.n-1].writes, worked: steps[p.n-1].worked}
+	switch p.kind {
+	case stopAfter:
+		l.writes++
+	case stopUnread:
+		l.unread = true
+	case stopUnanswered, stopHalf, stopWhole:
+		l.worked++
+	}
+	return l
+}
+
 // stops lists the points at which the engine can be stopped, one of those each that leave the same
 // behind.
 func (b *breaker) stops() (distinct []point) {
 	seen := map[left]bool{}
 	for _, p := range b.points(stopKinds...) {
-		steps := b.ops
-		if p.remote() {
-			steps = b.calls
-		}
-		l := left{writes: steps[p.n-1].writes, worked: steps[p.n-1].worked}
-		switch p.kind {
-		case stopAfter:
-			l.writes++
-		case stopUnread:
-			l.unread = true
-		case stopUnanswered, stopHalf, stopWhole:
-			l.worked++
-		}
-		if !seen[l] {
+		if l := b.leaves(p); !seen[l] {
 			seen[l] = true
 			distinct = append(distinct, p)
 		}
@@ -542,10 +556,13 @@ type fate struct {
 	unended int  // those of them that were stored
 }
 
-// left is what an engine leaves behind when it is stopped. What is the same needs to be tried only once.
-type left struct {
-	writes, worked int
-	unread         bool
+// left returns what the engine that was stopped has left behind.
+func (c *crash) left() left {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.breaker.mu.Lock()
+	defer c.breaker.mu.Unlock()
+	return left{c.breaker.committed, c.breaker.worked, len(c.unread) > 0}
 }
 
 // judge reports whether the grant is lost: anything else than usable and lost is an error.
