@@ -4,7 +4,9 @@ package backend
 
 import (
 	"errors"
+	"flag"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -245,12 +247,19 @@ func isGone(c *crash) error {
 }
 
 func deletions() (all []scenario) {
-	for name, prepare := range map[string]func(c *crash){
-		"no consent": asked, "consent": imported, "its owner is being asked": consenting,
-		"active, and its owner is being asked": func(c *crash) { imported(c); consenting(c) },
-		"lost":                                 func(c *crash) { imported(c); c.loseAnswer() },
+	for _, kind := range []struct {
+		name string
+		make func(c *crash)
+	}{
+		{"no consent", asked},
+		{"consent", imported},
+		{"its owner is being asked", consenting},
+		{"active, and its owner is being asked", func(c *crash) { imported(c); consenting(c) }},
+		{"lost", func(c *crash) { imported(c); c.loseAnswer() }},
 	} {
-		all = append(all, scenario{name: "deletion, " + name, prepare: prepare, act: act(remove), again: remove, done: isGone})
+		all = append(all, scenario{
+			name: "deletion, " + kind.name, prepare: kind.make, act: act(remove), again: remove, done: isGone,
+		})
 	}
 	return all
 }
@@ -430,6 +439,39 @@ func (y *tally) count(f fate) {
 	y.orphans += f.orphans
 }
 
+var update = flag.Bool("update", false, "write the tables of docs/guarantees.md")
+
+// A table of docs/guarantees.md stands between these lines.
+const (
+	tableBegin = "<!-- generated: go test ./backend -run %s -update -->\n"
+	tableEnd   = "<!-- end of what is generated -->\n"
+)
+
+// isDocumented checks that a table of docs/guarantees.md is the one that a test has made, or writes it.
+func isDocumented(t *testing.T, table string) {
+	t.Helper()
+	const path = "../docs/guarantees.md"
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin := fmt.Sprintf(tableBegin, t.Name())
+	before, rest, found := strings.Cut(string(text), begin)
+	old, after, ended := strings.Cut(rest, tableEnd)
+	switch {
+	case !found || !ended:
+		t.Fatalf("%s has no place for the table", path)
+	case old == table:
+	case !*update:
+		t.Errorf("the table of %s is not what this test finds; write it with -update", path)
+	default:
+		if err := os.WriteFile(path, []byte(before+begin+table+tableEnd+after), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// An engine is stopped or disturbed at each point of each operation, and followed by another one.
 func TestCrashMatrix(t *testing.T) {
 	all := scenarios()
 	rows := make([][]*tally, len(all))
@@ -441,11 +483,19 @@ func TestCrashMatrix(t *testing.T) {
 			})
 		}
 	})
-	for _, of := range rows {
-		for _, y := range of {
-			t.Logf("%+v", *y)
-		}
+	if t.Failed() || slices.ContainsFunc(rows, func(of []*tally) bool { return of == nil }) { // -run named a part
+		return
 	}
+	var table strings.Builder
+	table.WriteString("\n| operation | what happens | points | usable | lost, and says so | left at the server |\n")
+	table.WriteString("| --- | --- | ---: | ---: | ---: | ---: |\n")
+	sum := tally{scenario: "**all**"}
+	for _, y := range append(slices.Concat(rows...), &sum) {
+		fmt.Fprintf(&table, "| %s | %s | %d | %d | %d | %d |\n", y.scenario, y.group, y.points, y.usable, y.lost, y.orphans)
+		sum.points, sum.usable, sum.lost, sum.orphans = sum.points+y.points, sum.usable+y.usable, sum.lost+y.lost, sum.orphans+y.orphans
+	}
+	table.WriteString("\n")
+	isDocumented(t, table.String())
 }
 
 // secondStop is the row of those points of the recovery at which the next engine is stopped as well.
