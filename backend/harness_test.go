@@ -366,6 +366,26 @@ type testStorage struct {
 	onRead   func(key string) error
 	onDelete func(key string) error
 	onList   func(prefix string) error
+	around   func(op storageOp) error // does the operation, or does not
+}
+
+// storageOp is one operation of the storage.
+type storageOp struct {
+	key   string
+	value []byte // of a write
+	write bool   // it changes something
+	do    func() error
+}
+
+// run does an operation, or has the test do it.
+func (s *testStorage) run(op storageOp) error {
+	s.mu.Lock()
+	around := s.around
+	s.mu.Unlock()
+	if around == nil {
+		return op.do()
+	}
+	return around(op)
 }
 
 var errDisk = errors.New("the disk is full")
@@ -381,7 +401,7 @@ func (s *testStorage) Put(ctx context.Context, e *logical.StorageEntry) error {
 			return err
 		}
 	}
-	err := s.InmemStorage.Put(ctx, e)
+	err := s.run(storageOp{e.Key, e.Value, true, func() error { return s.InmemStorage.Put(ctx, e) }})
 	s.mu.Lock()
 	after := s.afterPut
 	s.mu.Unlock()
@@ -408,7 +428,7 @@ func (s *testStorage) failAfterPut(n int, name string) {
 	}
 }
 
-func (s *testStorage) Get(ctx context.Context, key string) (*logical.StorageEntry, error) {
+func (s *testStorage) Get(ctx context.Context, key string) (entry *logical.StorageEntry, err error) {
 	s.mu.Lock()
 	s.ops++
 	hook := s.onRead
@@ -418,7 +438,14 @@ func (s *testStorage) Get(ctx context.Context, key string) (*logical.StorageEntr
 			return nil, err
 		}
 	}
-	return s.InmemStorage.Get(ctx, key)
+	err = s.run(storageOp{key: key, do: func() error {
+		entry, err = s.InmemStorage.Get(ctx, key)
+		return err
+	}})
+	if err != nil {
+		return nil, err
+	}
+	return entry, nil
 }
 
 func (s *testStorage) Delete(ctx context.Context, key string) error {
@@ -431,10 +458,10 @@ func (s *testStorage) Delete(ctx context.Context, key string) error {
 			return err
 		}
 	}
-	return s.InmemStorage.Delete(ctx, key)
+	return s.run(storageOp{key: key, write: true, do: func() error { return s.InmemStorage.Delete(ctx, key) }})
 }
 
-func (s *testStorage) List(ctx context.Context, prefix string) ([]string, error) {
+func (s *testStorage) List(ctx context.Context, prefix string) (keys []string, err error) {
 	s.mu.Lock()
 	s.ops++
 	hook := s.onList
@@ -444,7 +471,14 @@ func (s *testStorage) List(ctx context.Context, prefix string) ([]string, error)
 			return nil, err
 		}
 	}
-	return s.InmemStorage.List(ctx, prefix)
+	err = s.run(storageOp{key: prefix, do: func() error {
+		keys, err = s.InmemStorage.List(ctx, prefix)
+		return err
+	}})
+	if err != nil {
+		return nil, err
+	}
+	return keys, nil
 }
 
 // failPuts makes the n-th and following puts fail, counted from now.

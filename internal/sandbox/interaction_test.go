@@ -332,3 +332,41 @@ func TestConsentRefuses(t *testing.T) {
 		t.Error("a closed sandbox gives no error, or one with the nonce")
 	}
 }
+
+// A grant is open for as long as a token of it can be had or rotated.
+func TestOpenGrants(t *testing.T) {
+	w := newWorld(t)
+	open := func(when string, want ...granted) {
+		t.Helper()
+		got := map[string]bool{}
+		for _, one := range w.OpenGrants() {
+			got[one] = true
+		}
+		for _, g := range want {
+			if !got[g.Continue.URI] {
+				t.Errorf("%s: a grant is not among the open ones", when)
+			}
+		}
+		if len(got) != len(want) {
+			t.Errorf("%s: %d are open, want %d", when, len(got), len(want))
+		}
+	}
+	income := w.grant()
+	asked := w.pending(w.outgoing(""), app)
+	open("asked for", income, asked)
+	declined := w.pending(w.outgoing(""), app)
+	w.consent(declined, false)
+	open("one is declined", income, asked)
+	reference := w.reference(asked, w.consent(asked, true))
+	w.ask(w.revoke(income))
+	open("one is revoked, the other consented to", asked)
+	w.clock.pass(time.Hour)
+	open("the interaction is over", asked)
+	issued := w.decode(w.ask(w.finish(asked, reference)))
+	open("issued", issued)
+	w.ask(w.cancel(issued))
+	open("cancelled")
+	w.pending(w.outgoing(""), app)
+	w.clock.pass(time.Hour)
+	open("nobody has decided")
+}

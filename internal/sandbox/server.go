@@ -236,6 +236,16 @@ func (s *Server) Rotatable(manage string) bool {
 	return ok
 }
 
+// OpenGrants returns the continue URLs of the grants that are not over: those that have a token that
+// can be rotated, and those that their owners can still consent to or have consented to.
+func (s *Server) OpenGrants() []string {
+	var urls []string
+	for _, id := range s.store.openGrants(s.now()) {
+		urls = append(urls, s.origin+continuePath+id)
+	}
+	return urls
+}
+
 // Close stops the server and ends all its connections and delays. It may be called more than once.
 // It does not wait for requests that block in Options.Wrap.
 func (s *Server) Close() {

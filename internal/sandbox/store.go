@@ -225,3 +225,29 @@ func (s *store) liveTokens(now time.Time) int {
 	}
 	return live
 }
+
+// openGrants returns the continue ids of the grants that are not over.
+func (s *store) openGrants(now time.Time) (ids []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	rotatable := map[*grant]bool{}
+	for _, t := range s.byManage {
+		rotatable[t.grant] = rotatable[t.grant] || !now.After(t.expires.Add(forgetAfter))
+	}
+	for id, g := range s.grants {
+		if rotatable[g] || s.consentableLocked(g, now) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// consentableLocked reports whether a grant's owner can still consent, or has consented and the grant's
+// token was not issued yet.
+func (s *store) consentableLocked(g *grant, now time.Time) bool {
+	if g.interaction == nil {
+		return false
+	}
+	outcome := s.outcomeLocked(g.interaction, now)
+	return g.state == stateApproved || g.state == statePending && (outcome == outcomeUndecided || outcome == outcomeAccepted)
+}

@@ -108,8 +108,8 @@ func (l *load) record(name string, lease *api.Secret, err error, least int) {
 	defer l.mu.Unlock()
 	var refusal *api.ResponseError
 	switch {
-	case err == nil && lease == nil: // what the API client returns for a 404
-		l.wrong = append(l.wrong, "nothing")
+	case err == nil && lease == nil: // a 404: Vault's, of a node that does not know its mounts yet
+		l.failures["404"]++
 	case err == nil:
 		l.done[name]++
 		l.tokens[name][fmt.Sprint(lease.Data["access_token"])] = fmt.Sprint(lease.Data["generation"])
