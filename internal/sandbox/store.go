@@ -249,5 +249,6 @@ func (s *store) consentableLocked(g *grant, now time.Time) bool {
 		return false
 	}
 	outcome := s.outcomeLocked(g.interaction, now)
-	return g.state == stateApproved || g.state == statePending && (outcome == outcomeUndecided || outcome == outcomeAccepted)
+	return g.state == stateApproved ||
+		g.state == statePending && (outcome == outcomeUndecided || outcome == outcomeAccepted)
 }
