@@ -9,5 +9,5 @@
 //
 // A stored grant (grant.go) is only ever changed by an attempt (attempt.go) that holds its lock
 // (lock.go). Every token that is obtained, not obtained or lost is recorded in one place
-// (token_event.go).
+// (outcome_events.go).
 package backend

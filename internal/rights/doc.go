@@ -8,7 +8,7 @@
 // it. A signer that signs anything would let an application act as the client at the authorization
 // server: request grants, rotate tokens, revoke them.
 //
-// One table, kinds in operations.go, lists the types of rights with their actions, and the
+// One table, kinds in kinds_and_operations.go, lists the types of rights with their actions, and the
 // operations of the resource server with the actions that each needs. A new type of right or a new
 // operation is an entry in it.
 //
