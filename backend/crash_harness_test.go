@@ -509,6 +509,20 @@ func (c *crash) recover() {
 	}
 }
 
+// scheduled checks that the worker comes to each grant in time.
+func (c *crash) scheduled() {
+	c.Helper()
+	slots := c.slotsAt()
+	for _, name := range c.grants() {
+		at := nextCheck(c.stored(name), c.clock.Now())
+		if !at.IsZero() && !slices.ContainsFunc(slots, func(one slotAt) bool {
+			return one.name == name && !one.at.After(at.Add(time.Second))
+		}) {
+			c.Errorf("the worker does not come to %s", name)
+		}
+	}
+}
+
 // finish ends everything as its owners would, and returns how many grants are open at the server all the
 // same, and how many of them were stored.
 func (c *crash) finish() (orphans, unended int) {

@@ -596,6 +596,7 @@ func (s scenario) run(t *testing.T, at point, further ...point) (r fate) {
 	}
 	c.recover()
 	r.lost = c.judge()
+	c.scheduled()
 	r.orphans, r.unended = c.finish()
 	if r.orphans > 0 && !at.mayLoseAnswer() {
 		t.Errorf("%d grants are left open at the server, and its answers came", r.orphans)
