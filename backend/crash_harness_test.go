@@ -55,6 +55,12 @@ const (
 	netUnsent
 	netUnanswered // the server has worked on it
 	netHalf
+
+	// The engine is paused, and goes on after another one has taken over.
+	pauseBefore // a storage operation
+	pauseAfter
+	pauseUnread   // the server has not read the request yet
+	pauseAnswered // the answer is on its way
 )
 
 var pointNames = map[pointKind]string{
@@ -63,7 +69,9 @@ var pointNames = map[pointKind]string{
 	stopHalf: "stop after a half of the answer to request", stopWhole: "stop after the answer to request",
 	failOnce: "failure of storage operation", failCommitted: "reported failure of storage operation",
 	failForLong: "failures from storage operation",
-	netUnsent:   "no connection for request", netUnanswered: "no answer to request", netHalf: "a half of the answer to request",
+	pauseBefore: "pause before storage operation", pauseAfter: "pause after storage operation",
+	pauseUnread: "pause before the server reads request", pauseAnswered: "pause before the answer to request",
+	netUnsent: "no connection for request", netUnanswered: "no answer to request", netHalf: "a half of the answer to request",
 }
 
 // point is the n-th storage operation or request, counted from 1, and what happens there.
@@ -76,7 +84,7 @@ func (p point) String() string { return fmt.Sprintf("%s %d", pointNames[p.kind],
 
 func (p point) remote() bool {
 	switch p.kind {
-	case stopBefore, stopAfter, failOnce, failCommitted, failForLong:
+	case stopBefore, stopAfter, failOnce, failCommitted, failForLong, pauseBefore, pauseAfter:
 		return false
 	}
 	return true
@@ -101,7 +109,9 @@ var errDead = errors.New("the engine has ended")
 
 // step is a storage operation or a request, with what was done before it.
 type step struct {
-	write          bool // it is a storage operation that changes something
+	key            string // of a storage operation; the server's operation of a request
+	write          bool   // it changes something
+	ops            int    // storage operations before it
 	writes, worked int
 }
 
@@ -109,6 +119,8 @@ type step struct {
 type breaker struct {
 	mu      sync.Mutex
 	at      point
+	paused  chan struct{}      // closed when the engine is paused
+	resume  chan struct{}      // closed when it goes on
 	keep    func(value []byte) // is told what was written
 	ops     []step             // the storage operations so far
 	calls   []step             // the requests so far
@@ -125,6 +137,7 @@ func (b *breaker) arm(at point) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.at, b.ops, b.calls, b.reached, b.away, b.committed, b.worked = at, nil, nil, false, false, 0, 0
+	b.paused, b.resume = make(chan struct{}), make(chan struct{})
 }
 
 // hit reports whether the n-th storage operation or request is the point.
@@ -143,7 +156,7 @@ func (b *breaker) storage(op storageOp) error {
 	if b.away {
 		return errDisk
 	}
-	b.ops = append(b.ops, step{op.write, b.committed, b.worked})
+	b.ops = append(b.ops, step{op.key, op.write, len(b.ops), b.committed, b.worked})
 	kind := atNoPoint
 	if b.hit(len(b.ops), false) {
 		kind = b.at.kind
@@ -157,6 +170,8 @@ func (b *breaker) storage(op storageOp) error {
 		return errDisk
 	case failOnce:
 		return errDisk
+	case pauseBefore:
+		b.pause()
 	}
 	err := op.do()
 	if op.write && err == nil {
@@ -169,18 +184,29 @@ func (b *breaker) storage(op storageOp) error {
 		return errDead
 	case failCommitted:
 		return errDisk
+	case pauseAfter:
+		b.pause()
 	}
 	return err
 }
 
+// pause waits, without the lock, until the engine may go on.
+func (b *breaker) pause() {
+	paused, resume := b.paused, b.resume
+	b.mu.Unlock()
+	close(paused)
+	<-resume
+	b.mu.Lock()
+}
+
 // call returns what happens to a request. dead: it never gets to the server.
-func (b *breaker) call() (kind pointKind, dead bool) {
+func (b *breaker) call(op string) (kind pointKind, dead bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.dead {
 		return atNoPoint, true
 	}
-	b.calls = append(b.calls, step{writes: b.committed, worked: b.worked})
+	b.calls = append(b.calls, step{key: op, ops: len(b.ops), writes: b.committed, worked: b.worked})
 	if b.hit(len(b.calls), true) {
 		return b.at.kind, false
 	}
@@ -279,6 +305,7 @@ type crash struct {
 	leases   []*logical.Response // all that Vault has
 	redirect string              // of the owner's browser
 	fields   map[string]any      // of an import
+	paused   bool                // what the operation returns may be out of date
 
 	mu        sync.Mutex
 	working   bool     // the server works on a request of the engine's: its own requests are not counted
@@ -348,7 +375,7 @@ func (c *crash) serve(w http.ResponseWriter, req *http.Request, next http.Handle
 		next.ServeHTTP(w, req)
 		return
 	}
-	kind, dead := b.call()
+	kind, dead := b.call(op)
 	if dead || kind == netUnsent {
 		panic(http.ErrAbortHandler)
 	}
@@ -368,6 +395,10 @@ func (c *crash) serve(w http.ResponseWriter, req *http.Request, next http.Handle
 		again.Body = io.NopCloser(bytes.NewReader(body))
 		return c.work(next, again)
 	}
+	if kind == pauseUnread {
+		close(b.paused)
+		<-b.resume
+	}
 	if kind == stopUnread {
 		c.mu.Lock()
 		c.unread = append(c.unread, func() { work() })
@@ -378,6 +409,10 @@ func (c *crash) serve(w http.ResponseWriter, req *http.Request, next http.Handle
 	b.hasWorked()
 	if kind == stopUnanswered || kind == netUnanswered {
 		panic(http.ErrAbortHandler)
+	}
+	if kind == pauseAnswered {
+		close(b.paused)
+		<-b.resume
 	}
 	maps.Copy(w.Header(), answer.Header())
 	if kind == stopHalf || kind == netHalf {
@@ -457,7 +492,7 @@ func (c *crash) hold(lease *logical.Response, err error) error {
 	if err != nil || c.breaker.isDead() {
 		return err
 	}
-	if !c.sandbox.Live(tokenOf(lease)) {
+	if !c.paused && !c.sandbox.Live(tokenOf(lease)) {
 		c.Error("the token that is handed out is dead")
 	}
 	c.lease = lease

@@ -234,7 +234,7 @@ func asks() []scenario {
 // remove deletes the grant.
 func remove(c *crash) error {
 	_, err := c.try(logical.DeleteOperation, "grants/g", nil)
-	if err == nil && isGone(c) != nil {
+	if err == nil && !c.paused && isGone(c) != nil {
 		c.Error("a deleted grant lives")
 	}
 	return err
