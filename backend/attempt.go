@@ -87,6 +87,9 @@ func (a *attempt) sendWithRetry(
 	begun := b.clock.Now()
 	_, down := b.outages.Load(origin)
 	pauses := backoff.NewBackoff(math.MaxInt, retryMin, retryMax)
+	if err := a.checkPause(ctx); err != nil {
+		return nil, err
+	}
 	for {
 		out := send()
 		v, err := judge(out)
@@ -135,12 +138,21 @@ func (a *attempt) pause(ctx context.Context, d time.Duration) error {
 	return a.checkOwnership(ctx)
 }
 
+// checkPause returns an error if this node was paused before it sends a request, and another one has taken
+// the grant over.
+func (a *attempt) checkPause(ctx context.Context) error {
+	if !a.lock.wasPaused() {
+		return nil
+	}
+	return a.checkOwnership(ctx)
+}
+
 // checkOwnership returns an error unless the stored grant still bears this attempt's intent.
 func (a *attempt) checkOwnership(ctx context.Context) error {
 	if a.grant.Intent == nil {
 		return nil // a lease's grant: stored nowhere, so nobody else can have it
 	}
-	stored, err := loadGrant(ctx, a.lock.storage, a.lock.name)
+	stored, err := a.lock.look(ctx)
 	switch {
 	case err != nil:
 		a.lock.b.Logger().

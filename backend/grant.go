@@ -3,6 +3,7 @@
 package backend
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -227,7 +228,44 @@ func (l *grantLock) load(ctx context.Context) (*grant, error) {
 			return nil, errUnsaved
 		}
 	}
-	return loadGrant(ctx, l.storage, l.name)
+	return l.look(ctx)
+}
+
+// maxPause is how long a node may take from a look at a stored grant to what it does about it. After
+// more, it looks again: it may have been paused, or have waited, while another one became the leader.
+const maxPause = time.Second
+
+// look reads the stored grant as it is, and notes when; nil if there is none.
+func (l *grantLock) look(ctx context.Context) (*grant, error) {
+	l.lookedAt, l.seen = l.b.clock.Now(), nil
+	entry, err := l.storage.Get(ctx, grantsPrefix+l.name)
+	if entry != nil {
+		l.seen = entry.Value
+	}
+	return readGrant(entry, err, l.name)
+}
+
+// wasPaused reports whether the last look at the stored grant was too long ago.
+func (l *grantLock) wasPaused() bool {
+	return !l.lookedAt.IsZero() && l.b.clock.Since(l.lookedAt) > maxPause
+}
+
+// checkUnchanged returns an error if the stored grant has changed after a pause since it was looked at:
+// another node has taken it over.
+func (l *grantLock) checkUnchanged(ctx context.Context) error {
+	if !l.wasPaused() {
+		return nil
+	}
+	now, seen := l.b.clock.Now(), l.seen
+	entry, err := l.storage.Get(ctx, grantsPrefix+l.name)
+	switch {
+	case err != nil:
+		return fmt.Errorf("read the stored grant: %w", err)
+	case (entry == nil) != (seen == nil) || entry != nil && !bytes.Equal(entry.Value, seen):
+		return errTakenOver
+	}
+	l.lookedAt = now
+	return nil
 }
 
 // errUnreadable marks the error of an entry that this version cannot read. It adds no words.
@@ -236,6 +274,11 @@ var errUnreadable = errors.New("")
 // loadGrant reads a stored grant; nil if there is none.
 func loadGrant(ctx context.Context, s logical.Storage, name string) (*grant, error) {
 	entry, err := s.Get(ctx, grantsPrefix+name)
+	return readGrant(entry, err, name)
+}
+
+// readGrant reads what storage has returned for a grant.
+func readGrant(entry *logical.StorageEntry, err error, name string) (*grant, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the stored grant: %w", err)
 	}
@@ -260,9 +303,20 @@ func (l *grantLock) store(ctx context.Context, g *grant) error {
 	if err != nil {
 		return fmt.Errorf("encode the grant: %w", err)
 	}
-	return l.storage.Put(ctx, entry)
+	if err := l.checkUnchanged(ctx); err != nil {
+		return err
+	}
+	at := l.b.clock.Now()
+	if err := l.storage.Put(ctx, entry); err != nil {
+		return err
+	}
+	l.lookedAt, l.seen = at, entry.Value
+	return nil
 }
 
 func (l *grantLock) delete(ctx context.Context) error {
+	if err := l.checkUnchanged(ctx); err != nil {
+		return err
+	}
 	return l.storage.Delete(ctx, grantsPrefix+l.name)
 }

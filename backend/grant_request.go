@@ -143,6 +143,10 @@ func (l *grantLock) checkClient(ctx context.Context, c *config) error {
 // is cancelled first: limits are counted for each grant, and two would double the budget.
 func (a *attempt) request(ctx context.Context, resp *logical.Response) (*grant, error) {
 	a.replaceFormer(ctx)
+	if err := a.checkPause(ctx); err != nil {
+		a.undo(ctx)
+		return nil, err
+	}
 	switch out := a.requestGrant(ctx, a.finish).(type) {
 	case authserver.TokenIssued:
 		if !authserver.IsToken(out.Value) {

@@ -278,7 +278,7 @@ func (r *rig) stored(name string) *grant {
 
 func (r *rig) put(name string, g *grant) {
 	r.Helper()
-	l := &grantLock{storage: r.storage.InmemStorage, name: name}
+	l := &grantLock{b: r.b, storage: r.storage.InmemStorage, name: name}
 	if err := l.store(r.ctx, g); err != nil {
 		r.Fatal(err)
 	}

@@ -84,7 +84,7 @@ func newCrowd(b *testing.B, server string, stored int) *crowd {
 
 // put stores a grant and its slot.
 func (k *crowd) put(b *testing.B, name string, g *grant, at time.Time) {
-	h := &grantLock{storage: k.storage, name: name}
+	h := &grantLock{b: &Backend{clock: k.clock}, storage: k.storage, name: name}
 	if _, err := h.putSlot(b.Context(), at, slot{}); err != nil {
 		b.Fatal(err)
 	}

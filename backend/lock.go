@@ -129,6 +129,9 @@ type grantLock struct {
 	entry   *lockEntry
 	storage logical.Storage
 	name    string
+
+	lookedAt time.Time // when the stored grant was last read or written; zero: never
+	seen     []byte    // what was stored then
 }
 
 // lockGrant locks a grant, waiting no longer than the caller does and at most 10 s (503 then). On a

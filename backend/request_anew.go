@@ -45,6 +45,9 @@ func (a *attempt) requestAnew(ctx context.Context, doubtful error) (*grant, erro
 			a.grant.AuthOrigin,
 		)))
 	}
+	if err := a.checkPause(ctx); err != nil {
+		return nil, a.fail(ctx, err)
+	}
 	a.grant.AskedAt = now
 	former := a.grant.ending()
 	switch out := a.requestGrant(ctx, nil).(type) {

@@ -70,7 +70,7 @@ func (l *grantLock) save(ctx context.Context) error {
 // over no other. An entry that holds the grant already counts as stored: a write may succeed and
 // report an error.
 func (l *grantLock) storeOver(ctx context.Context, owner, next *grant) error {
-	stored, err := loadGrant(ctx, l.storage, l.name)
+	stored, err := l.look(ctx)
 	switch {
 	case err != nil:
 		return err

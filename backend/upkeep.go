@@ -265,7 +265,7 @@ func (l *grantLock) doDue(ctx context.Context) (*grant, error) {
 		return g, nil
 	}
 	failed := l.do(ctx, g, what)
-	if g, err = loadGrant(ctx, l.storage, l.name); err != nil {
+	if g, err = l.look(ctx); err != nil {
 		return nil, err
 	}
 	return g, failed
