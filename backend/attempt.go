@@ -87,10 +87,10 @@ func (a *attempt) sendWithRetry(
 	begun := b.clock.Now()
 	_, down := b.outages.Load(origin)
 	pauses := backoff.NewBackoff(math.MaxInt, retryMin, retryMax)
-	if err := a.checkPause(ctx); err != nil {
-		return nil, err
-	}
 	for {
+		if err := a.checkPause(ctx); err != nil {
+			return nil, err
+		}
 		out := send()
 		v, err := judge(out)
 		failed, noAnswer := out.(authserver.RequestFailed)

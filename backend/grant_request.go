@@ -4,6 +4,7 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -158,9 +159,12 @@ func (a *attempt) request(ctx context.Context, resp *logical.Response) (*grant, 
 		if err == nil {
 			warnFormers(resp, a.endFormers(ctx, g))
 		}
+		a.endDropped(ctx, err, ending{Continue: out.Continue, Manage: out.Manage, Token: out.Value})
 		return g, err
 	case authserver.ConsentRequired:
-		return a.storePending(ctx, out, resp)
+		g, err := a.storePending(ctx, out, resp)
+		a.endDropped(ctx, err, ending{Continue: out.Continue})
+		return g, err
 	case authserver.RequestFailed:
 		a.endBegun(ctx, ending{Continue: out.Begun})
 		a.undo(ctx)
@@ -199,10 +203,18 @@ func (a *attempt) refuseOffer(ctx context.Context, e ending, why string) error {
 	return err
 }
 
+// endDropped cancels what a server has granted if its answer was dropped, because another node has taken
+// the grant over: nobody else knows of it.
+func (a *attempt) endDropped(ctx context.Context, err error, e ending) {
+	if errors.Is(err, errTakenOver) {
+		a.endBegun(ctx, e)
+	}
+}
+
 // endBegun cancels what a server has begun in answer to a grant request that failed.
 func (a *attempt) endBegun(ctx context.Context, e ending) {
 	e.AuthOrigin, e.OperatorHosts = a.grant.AuthOrigin, a.grant.OperatorHosts
-	if err := a.lock.b.end(ctx, a.config, e); err != nil {
+	if err := a.endHere(ctx, e); err != nil {
 		a.lock.b.Logger().Warn("what the server has begun could not be cancelled; it expires", "grant", a.lock.name,
 			"error", err)
 	}

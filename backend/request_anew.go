@@ -52,15 +52,7 @@ func (a *attempt) requestAnew(ctx context.Context, doubtful error) (*grant, erro
 	former := a.grant.ending()
 	switch out := a.requestGrant(ctx, nil).(type) {
 	case authserver.TokenIssued:
-		a.grant.Continue = authserver.Continuation{} // the former grant's
-		if former.Continue.URL != out.Continue.URL && former.Continue.URL != "" || doubtful != nil {
-			a.grant.replace(former, now)
-		}
-		g, err := a.storeToken(ctx, out)
-		if err == nil {
-			_ = a.endFormers(ctx, g) // or the worker does
-		}
-		return g, err
+		return a.storeAnew(ctx, out, former, doubtful != nil)
 	case authserver.ConsentRequired:
 		a.endBegun(ctx, ending{Continue: out.Continue})
 		if doubtful != nil {
@@ -77,6 +69,22 @@ func (a *attempt) requestAnew(ctx context.Context, doubtful error) (*grant, erro
 	default:
 		return nil, unexpectedOutcome(out)
 	}
+}
+
+// storeAnew stores a grant that was requested in the place of former, whose token may live on.
+func (a *attempt) storeAnew(
+	ctx context.Context, out authserver.TokenIssued, former ending, livesOn bool,
+) (*grant, error) {
+	a.grant.Continue = authserver.Continuation{} // the former grant's
+	if former.Continue.URL != out.Continue.URL && former.Continue.URL != "" || livesOn {
+		a.grant.replace(former, a.grant.AskedAt)
+	}
+	g, err := a.storeToken(ctx, out)
+	if err == nil {
+		_ = a.endFormers(ctx, g) // or the worker does
+	}
+	a.endDropped(ctx, err, ending{Continue: out.Continue, Manage: out.Manage, Token: out.Value})
+	return g, err
 }
 
 // moveTo exchanges the attempt's place for one at another server, without waiting, and reports whether
