@@ -27,7 +27,7 @@ bench: ## benchmarks: rotating next to the SDK, signing next to transit, a tick 
 	@go test -run '^$$' -bench . -benchmem ./...
 
 crash: ## stop the engine at every point of every operation (minutes; not part of make test yet)
-	@go test -tags crash -run TestCrashMatrix -timeout 10m ./backend
+	@go test -tags crash -run 'TestCrashMatrix|TestTwoMasters' -timeout 10m ./backend
 
 vault: ## print the path of a Vault server; builds it once if there is none
 	@scripts/vault
