@@ -165,9 +165,13 @@ func (a *attempt) checkOwnership(ctx context.Context) error {
 }
 
 // storeIfOwned stores the grant over the entry that bears this attempt's intent, and over no other:
-// a node that has lost leadership may get its storage back.
+// a node that has lost leadership may get its storage back. It is tried twice: a write may succeed and
+// report an error, which the second look finds.
 func (a *attempt) storeIfOwned(ctx context.Context, g *grant) error {
 	err := a.lock.storeOver(ctx, a.grant, g)
+	if err != nil && !errors.Is(err, errTakenOver) {
+		err = a.lock.storeOver(ctx, a.grant, g)
+	}
 	if err != nil && !errors.Is(err, errTakenOver) {
 		a.lock.b.Logger().Error("the grant could not be stored", "grant", a.lock.name, "error", err)
 		return errStorage
@@ -204,6 +208,9 @@ func (a *attempt) storeAnswer(ctx context.Context, next *grant) (*grant, error) 
 func (a *attempt) lose(ctx context.Context, why string) error {
 	if a.grant.Unread {
 		why += "; an answer of the server before that, which may have held its token, could not be read"
+	}
+	if a.grant.Ending {
+		why += "; its cancellation had been begun"
 	}
 	next := *a.grant
 	next.LastFailure = event{At: a.lock.b.clock.Now(), Cause: why}

@@ -261,7 +261,7 @@ func (a *attempt) continuationRefused(ctx context.Context, f authserver.RequestF
 func (a *attempt) storeGranted(ctx context.Context, token authserver.TokenIssued) (*grant, error) {
 	former, next := *a.grant, *a.grant
 	next.source, next.Continue, next.Manage = a.grant.Pending.Source, a.grant.Pending.Continue, ""
-	next.Access, next.Interactive, next.Pending, next.Ending = next.Requested, true, nil, false
+	next.Access, next.Interactive, next.Pending = next.Requested, true, nil
 	next.accept(token, causeConsent)
 	next.replace(former.ending(), a.lock.b.clock.Now())
 	g, err := a.storeIssued(ctx, &next)

@@ -182,7 +182,7 @@ func (g *grant) accept(t authserver.TokenIssued, why cause) {
 	g.ExpiresAt = t.SentAt.Add(g.Lifetime)
 	g.Generation++
 	g.Status, g.Lost, g.Recovered = statusActive, event{}, 0
-	g.Intent, g.Doubt, g.Unread = nil, nil, false
+	g.Intent, g.Doubt, g.Unread, g.Ending = nil, nil, false, false
 	g.LastRotation = event{At: t.SentAt, Cause: string(why)}
 	switch why {
 	case causeRead:
@@ -245,9 +245,12 @@ func (l *grantLock) look(ctx context.Context) (*grant, error) {
 	return readGrant(entry, err, l.name)
 }
 
-// wasPaused reports whether the last look at the stored grant was too long ago.
+// wasPaused reports whether the last look at the stored grant was too long ago. The monotonic clock stops
+// while a machine is suspended, and the wall clock may be set: the longer time counts.
 func (l *grantLock) wasPaused() bool {
-	return !l.lookedAt.IsZero() && l.b.clock.Since(l.lookedAt) > maxPause
+	now := l.b.clock.Now()
+	took := max(now.Sub(l.lookedAt), now.Round(0).Sub(l.lookedAt.Round(0)))
+	return !l.lookedAt.IsZero() && took > maxPause
 }
 
 // checkUnchanged returns an error if the stored grant has changed after a pause since it was looked at:

@@ -268,14 +268,14 @@ func (b *Backend) deleteGrant(
 	return resp, nil
 }
 
-// endGrant ends all that there is of a grant at its servers. That it was begun is stored first of a
-// lost grant, so that the worker does not bring it back.
+// endGrant ends all that there is of a grant at its servers. That it was begun is stored first, so that
+// the worker does not bring a lost grant back, and a loss says what it comes from.
 func (l *grantLock) endGrant(ctx context.Context, g *grant) error {
 	c, err := loadClient(ctx, l.storage)
 	if err != nil {
 		return err
 	}
-	if g.Status == statusLost && !g.Ending {
+	if !g.Ending {
 		g.Ending = true
 		if err := l.store(ctx, g); err != nil {
 			return err

@@ -337,3 +337,27 @@ func TestUnknownGrantIsNotFound(t *testing.T) {
 	r.fails(400, logical.UpdateOperation, "rotate/nobody", nil, `no grant named "nobody"`, "op/grants/nobody")
 	r.fails(400, logical.PatchOperation, "grants/nobody", map[string]any{"ttl": 1}, "no grant named")
 }
+
+// A grant that was cancelled at the server, and whose deletion got no further, says so when it is lost.
+func TestReadAfterAnInterruptedDeletion(t *testing.T) {
+	r := configured(t)
+	r.imported("g", nil)
+	r.sandbox.Misbehave(on("cancel", sandbox.Misbehaviour{After: true, Status: 502}))
+	r.fails(502, logical.DeleteOperation, "grants/g", nil, "502")
+	r.sandbox.Misbehave()
+	r.fails(400, logical.ReadOperation, "token/g", nil, "its cancellation had been begun")
+	r.ok(logical.DeleteOperation, "grants/g", nil)
+}
+
+// A token that is obtained after a cancellation has failed shows that the grant lives.
+func TestRotationAfterAFailedDeletion(t *testing.T) {
+	r := configured(t)
+	r.imported("g", nil)
+	r.sandbox.Misbehave(on("cancel", sandbox.Misbehaviour{Status: 502}))
+	r.fails(502, logical.DeleteOperation, "grants/g", nil, "502")
+	r.sandbox.Misbehave()
+	r.read("g")
+	if r.stored("g").Ending {
+		t.Error("the grant still counts as being cancelled")
+	}
+}

@@ -35,9 +35,6 @@ func (l *grantLock) persistUnsaved(ctx context.Context, place *authserver.Place)
 			return nil
 		}
 		if errors.Is(err, errTakenOver) {
-			l.b.Logger().
-				Error("another node has taken the grant over while its new token was on the way; the token is "+
-					"dropped", "grant", l.name)
 			return err
 		}
 		if !l.b.clock.Now().Before(until) {
@@ -60,6 +57,10 @@ func (l *grantLock) save(ctx context.Context) error {
 	defer stop()
 	u := l.entry.unsaved
 	err := l.storeOver(ctx, &grant{Intent: &intent{ID: u.intentID}}, u.grant)
+	if errors.Is(err, errTakenOver) {
+		l.b.Logger().Error("another node has taken the grant over while its new token was on the way; the token is "+
+			"dropped", "grant", l.name)
+	}
 	if err == nil || errors.Is(err, errTakenOver) {
 		l.entry.unsaved = nil
 	}
