@@ -160,7 +160,7 @@ func retryAfter(name string, failures uint) time.Duration {
 	return delay + spread(name, delay/4)
 }
 
-// upkeep does what is due about all grants.
+// upkeep does what is due about all grants. The cursor moves when the slots are where they belong.
 func (b *Backend) upkeep(ctx context.Context, s logical.Storage) error {
 	now := b.clock.Now()
 	from, known, err := loadCursor(ctx, s)
@@ -172,43 +172,52 @@ func (b *Backend) upkeep(ctx context.Context, s logical.Storage) error {
 	if err != nil {
 		return err
 	}
+	due, done, failed := dueSlots(ctx, s, hours, now, setBack)
 	var group errgroup.Group
 	group.SetLimit(keptAtOnce)
-	defer func() { _ = group.Wait() }()
-	done := hours[0]
-	for _, hour := range hours {
+	for _, key := range due {
 		if b.inFlight.isClosing() {
-			return nil
+			break
 		}
+		group.Go(func() error {
+			b.upkeepSlot(ctx, s, key)
+			return nil
+		})
+	}
+	_ = group.Wait()
+	if failed != nil || b.inFlight.isClosing() || known && done == from {
+		return failed
+	}
+	return storeCursor(ctx, s, done)
+}
+
+// dueSlots returns the keys of the slots that are due, and the first hour that is not done. With an
+// error it returns those of the hours before the one that could not be listed.
+func dueSlots(
+	ctx context.Context, s logical.Storage, hours []int64, now time.Time, setBack bool,
+) (due []string, done int64, err error) {
+	done = hours[0]
+	for _, hour := range hours {
 		slots, err := listSlots(ctx, s, hour)
 		if err != nil {
-			return err
+			return due, done, err
 		}
 		if len(slots) == 0 && hour == done && hour < hourOf(now) {
 			done++
 		}
 		for _, one := range slots {
-			when, name, found := strings.Cut(one, "-")
-			if !found || !setBack && hour == hourOf(now) && when > now.UTC().Format(slotTime) {
-				continue
+			when, _, found := strings.Cut(one, "-")
+			if found && (setBack || hour < hourOf(now) || when <= now.UTC().Format(slotTime)) {
+				due = append(due, hourPrefix(hour)+one)
 			}
-			group.Go(func() error {
-				b.upkeepSlot(ctx, s, hourPrefix(hour)+one, name)
-				return nil
-			})
 		}
 	}
-	if done = min(done, hourOf(now)); known && done == from {
-		return nil
-	}
-	if setBack {
-		_ = group.Wait() // the slots are where they belong before the cursor goes back
-	}
-	return storeCursor(ctx, s, done)
+	return due, min(done, hourOf(now)), nil
 }
 
 // upkeepSlot handles one slot. A slot that could not be handled stays for the next tick.
-func (b *Backend) upkeepSlot(ctx context.Context, s logical.Storage, key, name string) {
+func (b *Backend) upkeepSlot(ctx context.Context, s logical.Storage, key string) {
+	_, name, _ := strings.Cut(key, "-")
 	l, err := b.lockGrant(ctx, s, name)
 	if err == nil {
 		if !b.inFlight.isClosing() { // nothing is begun that Clean would have to wait for
