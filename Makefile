@@ -3,7 +3,7 @@
 # Where the sandbox listens: the address in the commands of README.md and examples/README.md.
 SANDBOX_ADDR ?= 127.0.0.1:39183
 
-.PHONY: crash help build sandbox quickstart test lint bench vault
+.PHONY: help build sandbox quickstart test lint bench vault
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -25,9 +25,6 @@ lint: ## golangci-lint, as pinned in tools/lint
 
 bench: ## benchmarks: rotating next to the SDK, signing next to transit, a tick with 100 000 grants
 	@go test -run '^$$' -bench . -benchmem ./...
-
-crash: ## stop the engine at every point of every operation (minutes; not part of make test yet)
-	@go test -tags crash -run 'TestCrashMatrix|TestTwoMasters' -timeout 10m ./backend
 
 vault: ## print the path of a Vault server; builds it once if there is none
 	@scripts/vault

@@ -1,4 +1,4 @@
-//go:build crash
+//go:build !race
 
 // SPDX-License-Identifier: MPL-2.0
 

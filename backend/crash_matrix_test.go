@@ -1,4 +1,4 @@
-//go:build crash
+//go:build !race
 
 // SPDX-License-Identifier: MPL-2.0
 
@@ -445,7 +445,7 @@ var update = flag.Bool("update", false, "write the tables of docs/guarantees.md"
 
 // A table of docs/guarantees.md stands between these lines.
 const (
-	tableBegin = "<!-- generated: go test -tags crash ./backend -run %s -update -->\n"
+	tableBegin = "<!-- generated: go test ./backend -run %s -update -->\n"
 	tableEnd   = "<!-- end of what is generated -->\n"
 )
 
