@@ -55,6 +55,9 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		JSONFormat: true,
 	})
 	discardStandardLog()
+	if err := forbidCoreDumps(); err != nil {
+		logger.Warn("core dumps of this process cannot be switched off; they hold the client's key", "error", err)
+	}
 	go exitWith(parent, time.Second)
 
 	logger.Debug("serving the Open Payments secrets engine", "version", Version, "pid", os.Getpid())

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -42,12 +43,20 @@ func TestLogsAtVaultsLevel(t *testing.T) {
 }
 
 func TestProcesses(t *testing.T) {
+	allowCoreDumps(t)
 	server := vaulttest.Start(t, vaulttest.Options{})
 	server.Mount("op")
 	server.Mount("op2")
 	processes := children(t, server.PID())
 	if len(processes) != 2 {
 		t.Fatalf("two mounts run in processes %v", processes)
+	}
+
+	for _, pid := range processes {
+		limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", pid))
+		if !regexp.MustCompile(`(?m)^Max core file size +0 +0 `).Match(limits) {
+			t.Errorf("core dumps of process %d are not switched off: %v\n%s", pid, err, limits)
+		}
 	}
 
 	server.Kill()
@@ -61,6 +70,19 @@ func TestProcesses(t *testing.T) {
 			}
 			time.Sleep(20 * time.Millisecond)
 		}
+	}
+}
+
+// allowCoreDumps allows them as far as it may, so that the server does not inherit that they are off.
+func allowCoreDumps(t *testing.T) {
+	t.Helper()
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_CORE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	limit.Cur = limit.Max
+	if err := syscall.Setrlimit(syscall.RLIMIT_CORE, &limit); err != nil {
+		t.Fatal(err)
 	}
 }
 
