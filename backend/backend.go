@@ -114,11 +114,12 @@ func newBackend(version string, clock clockwork.Clock) *Backend {
 }
 
 // HandleRequest checks a request's input and hands it to the framework.
-func (b *Backend) HandleRequest(ctx context.Context, req *logical.Request) (*logical.Response, error) {
+func (b *Backend) HandleRequest(ctx context.Context, req *logical.Request) (resp *logical.Response, err error) {
 	if !b.inFlight.begin() {
 		return nil, errClosing
 	}
 	defer b.inFlight.end()
+	defer b.survive(string(req.Operation), &err)
 
 	ctx = withMount(ctx, b.mountAsWritten(ctx, req.MountPoint))
 	if err := b.readInput(ctx, req); err != nil {
@@ -140,6 +141,7 @@ func (b *Backend) HandleExistenceCheck(ctx context.Context, req *logical.Request
 		return false, false, errClosing
 	}
 	defer b.inFlight.end()
+	defer b.survive("existence check", &err)
 
 	if b.checkName(req) != nil {
 		return true, false, nil

@@ -84,10 +84,16 @@ func (b *Backend) start(w *worker, name string, work func() error) {
 	go func() {
 		defer b.inFlight.end()
 		defer w.busy.Store(false)
-		if err := work(); err != nil {
+		if err := b.surviving(name, work); err != nil {
 			b.Logger().Warn("background work failed; it runs again in a minute", "work", name, "error", err)
 		}
 	}()
+}
+
+// surviving does some work. A panic becomes its error.
+func (b *Backend) surviving(name string, work func() error) (err error) {
+	defer b.survive(name, &err)
+	return work()
 }
 
 // tick starts the workers. Vault calls it once a minute and holds a lock meanwhile, so they work in

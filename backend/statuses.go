@@ -32,7 +32,7 @@ var Statuses = []Status{
 		"Storage failed, a stored entry cannot be read, or another node took the grant over. Either nothing was " +
 			"sent to the " +
 			"authorization server, or its new token is kept in memory and stored as soon as storage accepts it, " +
-			"unless another node took the grant over.",
+			"unless another node took the grant over. Or the engine panicked: the log says where.",
 	},
 	{
 		http.StatusBadGateway,

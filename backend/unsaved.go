@@ -121,14 +121,16 @@ func (b *Backend) saveLater(s logical.Storage, name string) {
 
 // saveNow reports whether nothing is left to save.
 func (b *Backend) saveNow(ctx context.Context, s logical.Storage, name string) bool {
-	l, err := b.lockGrant(ctx, s, name)
-	if err != nil {
-		return false
-	}
-	defer l.release()
-	if l.entry.unsaved == nil {
-		return true
-	}
-	err = l.save(ctx)
+	err := b.surviving("save a grant's new token", func() error {
+		l, err := b.lockGrant(ctx, s, name)
+		if err != nil {
+			return err
+		}
+		defer l.release()
+		if l.entry.unsaved == nil {
+			return nil
+		}
+		return l.save(ctx)
+	})
 	return err == nil || errors.Is(err, errTakenOver)
 }

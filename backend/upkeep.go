@@ -218,13 +218,17 @@ func dueSlots(
 // upkeepSlot handles one slot. A slot that could not be handled stays for the next tick.
 func (b *Backend) upkeepSlot(ctx context.Context, s logical.Storage, key string) {
 	_, name, _ := strings.Cut(key, "-")
-	l, err := b.lockGrant(ctx, s, name)
-	if err == nil {
-		if !b.inFlight.isClosing() { // nothing is begun that Clean would have to wait for
-			err = l.upkeep(ctx, key)
+	err := b.surviving("work on a grant", func() error {
+		l, err := b.lockGrant(ctx, s, name)
+		if err != nil {
+			return err
 		}
-		l.release()
-	}
+		defer l.release()
+		if b.inFlight.isClosing() { // nothing is begun that Clean would have to wait for
+			return nil
+		}
+		return l.upkeep(ctx, key)
+	})
 	if err != nil && !errors.Is(err, logical.ErrReadOnly) {
 		b.Logger().
 			Warn("the background work on a grant could not be done; it is tried again in a "+
