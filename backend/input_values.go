@@ -4,6 +4,7 @@ package backend
 
 import (
 	"encoding/json"
+	"math"
 	"regexp"
 	"strings"
 	"unicode"
@@ -41,6 +42,10 @@ func readValue(field string, kind framework.FieldType, value any) any {
 	case map[string]any:
 		if field == bodyField {
 			return bodyText(v)
+		}
+	case float64: // a number in JSON, once it has crossed the plugin's process border
+		if kind == framework.TypeInt && v == math.Trunc(v) && math.Abs(v) < math.MaxInt32 {
+			return int(v)
 		}
 	}
 	return value

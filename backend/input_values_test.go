@@ -354,3 +354,16 @@ func TestSignOnlyWhatWasAskedFor(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Numbers in JSON reach a plugin as float64.
+func TestNumbersInJSON(t *testing.T) {
+	r := configured(t)
+	r.ok(logical.PatchOperation, "config", map[string]any{"max_requests_per_server": float64(7)})
+	if c, err := loadConfig(r.ctx, r.storage); err != nil || c.MaxRequests != 7 {
+		t.Errorf("max_requests_per_server is %d, %v", c.MaxRequests, err)
+	}
+	for _, bad := range []float64{7.5, -7, 1e300} {
+		r.fails(400, logical.PatchOperation, "config", map[string]any{"max_requests_per_server": bad},
+			"max_requests_per_server: ")
+	}
+}
