@@ -101,6 +101,16 @@ func TestAddressThatRedirects(t *testing.T) {
 	defer moved.Close()
 	r.fails(400, logical.UpdateOperation, "grants/income", map[string]any{"auth_server": moved.URL, "access": incomingAccess},
 		"auth_server", "redirects to "+r.sandbox.AuthServer()+";")
+
+	// A server may put into the path what it knows of the grant.
+	r.sandbox.Misbehave(sandbox.Misbehaviour{On: []string{"grant"}, Status: 302,
+		Header: map[string]string{"Location": r.sandbox.URL() + "/OS9M2PMHR2DTNNQXGHRPZ4"}})
+	resp, err := r.do(r.ctx, logical.UpdateOperation, "grants/income",
+		map[string]any{"auth_server": r.sandbox.AuthServer(), "access": incomingAccess})
+	if said := fmt.Sprint(resp, err) + r.log.String(); !strings.Contains(said, "it redirects") ||
+		strings.Contains(said, "OS9M2PMHR2DTNNQXGHRPZ4") {
+		r.Errorf("the address is named: %s", said)
+	}
 }
 
 // D16: a neighbour's key is no matter of ours.

@@ -274,6 +274,7 @@ func TestPathsThatWereTyped(t *testing.T) {
 	}
 	at := Continuation{URL: server + "/continue/s3cr3t", Token: "t"}
 	_, walletErr := c.Wallet(context.Background(), c.WalletAddress)
+	_, mistakeErr := c.Wallet(context.Background(), server+"/auth/token/68eeb0b6-bb65-a3cf-b2b7-a52f0605d7ae")
 	discovered := ask()
 	c.TypedEndpoint = server + "/auth?s3cr3t"
 	typed := ask()
@@ -284,6 +285,7 @@ func TestPathsThatWereTyped(t *testing.T) {
 		text string
 	}{
 		"wallet":     {walletErr, server + "/client/alice answered 404"},
+		"mistake":    {mistakeErr, server + "/auth/token/… answered 404"},
 		"typed":      {typed, server + "/auth answered 404"},
 		"discovered": {discovered, server + " answered 404"},
 		"rotate":     {rotated, server + " answered 404"},

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -184,7 +185,7 @@ func (x *exchange) redirect() string {
 	to := *x.location
 	to.RawQuery, to.ForceQuery = "", false
 	address, err := ParseWalletAddress(to.String())
-	if err != nil || len(address) > maxRedirect {
+	if err != nil || len(address) > maxRedirect || mayHoldSecret(to.EscapedPath()) {
 		return ""
 	}
 	return address
@@ -194,11 +195,30 @@ func (x *exchange) redirect() string {
 const maxRedirect = 256
 
 // pathOf returns the path of a URL that an operator typed, as errors name it; empty if it is the
-// root.
+// root. It leaves out what may be a secret, because a grant's own URL may have been typed by mistake.
 func pathOf(typed string) string {
 	u, err := url.Parse(typed)
 	if err != nil || u.Path == "/" {
 		return ""
 	}
-	return u.EscapedPath()
+	segments := strings.Split(u.EscapedPath(), "/")
+	for i, segment := range segments {
+		if mayHoldSecret(segment) {
+			segments[i] = "…"
+		}
+	}
+	return strings.Join(segments, "/")
+}
+
+var longWord = regexp.MustCompile(`[\w%-]{20,}`)
+
+// mayHoldSecret reports whether a path has a long word with a digit in it, as the ids in a grant's
+// URLs and tokens are, and people's wallet addresses are not.
+func mayHoldSecret(path string) bool {
+	for _, word := range longWord.FindAllString(path, -1) {
+		if strings.ContainsAny(word, "0123456789") {
+			return true
+		}
+	}
+	return false
 }
