@@ -183,3 +183,53 @@ func TestDependenciesAreExplained(t *testing.T) {
 		t.Errorf("only %d direct dependencies were found in go.mod", direct)
 	}
 }
+
+// Every test that a document names has to exist.
+func TestNamedTestsExist(t *testing.T) {
+	exist := testsInTree(t)
+	named := map[string]int{}
+	for _, d := range documents(t) {
+		for number, line := range d.lines {
+			for _, match := range namedTestRegexp.FindAllStringSubmatch(line, -1) {
+				named[d.path]++
+				if !exist[match[1]] {
+					t.Errorf("%s:%d: there is no test %s", d.path, number, match[1])
+				}
+			}
+		}
+	}
+	if security := filepath.Join("docs", "security.md"); named[security] < 20 {
+		t.Errorf("only %d tests were found in %s", named[security], security)
+	}
+}
+
+var (
+	namedTestRegexp = regexp.MustCompile("`(Test[A-Z]\\w*)`")
+	testRegexp      = regexp.MustCompile(`(?m)^func (Test[A-Z]\w*)\(t \*testing\.T\)`)
+)
+
+// testsInTree returns the names of all Go tests.
+func testsInTree(t *testing.T) map[string]bool {
+	t.Helper()
+	tests := map[string]bool{}
+	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if entry.IsDir() && slices.Contains([]string{"node_modules", ".cache", ".git", "bin"}, entry.Name()) {
+			return filepath.SkipDir
+		}
+		if !strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		text, err := os.ReadFile(path)
+		for _, match := range testRegexp.FindAllSubmatch(text, -1) {
+			tests[string(match[1])] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tests
+}

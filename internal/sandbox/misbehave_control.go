@@ -142,6 +142,15 @@ func (m Misbehaviour) kindsSet() []string {
 	return set
 }
 
+// MisbehaviourKinds returns the JSON members that each are a way to misbehave.
+func MisbehaviourKinds() []string {
+	var all []string
+	for _, k := range kinds {
+		all = append(all, k.member)
+	}
+	return all
+}
+
 // fault is a Misbehaviour that is switched on.
 type fault struct {
 	Misbehaviour

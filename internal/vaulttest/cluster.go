@@ -3,6 +3,7 @@
 package vaulttest
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -44,6 +45,21 @@ func StartCluster(t testing.TB, nodes int) []*Server {
 	return cluster
 }
 
+// StartOnDisk starts a server whose storage is on disk (raft): initialized, unsealed, with the plugin in
+// its catalog. What it stores can be read as it is on disk, in [Server.StorageDir], and decrypted, at
+// sys/raw. It ends with the test.
+func StartOnDisk(t testing.TB, options Options) *Server {
+	t.Helper()
+	s := newServer(t)
+	s.logLevel = options.LogLevel
+	s.start(s.nodeArguments, s.started)
+	s.initialize()
+	return s
+}
+
+// StorageDir returns the directory in which a server of [StartOnDisk] or [StartCluster] stores everything.
+func (s *Server) StorageDir() string { return filepath.Join(s.dir, "raft") }
+
 // nodeArguments writes the configuration of a cluster's server that listens on an address, and
 // returns its command line.
 func (s *Server) nodeArguments(address string) ([]string, error) {
@@ -51,7 +67,7 @@ func (s *Server) nodeArguments(address string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	data := filepath.Join(s.dir, "raft")
+	data := s.StorageDir()
 	if err := os.MkdirAll(data, 0o700); err != nil {
 		return nil, err
 	}
@@ -68,7 +84,9 @@ func (s *Server) nodeArguments(address string) ([]string, error) {
 		"cluster_addr":     "https://" + cluster,
 		"plugin_directory": s.PluginDir(),
 		"disable_mlock":    true,
-		"log_level":        "debug",
+		"log_level":        cmp.Or(s.logLevel, "debug"),
+		// Only root may use it, and tests read what is stored.
+		"raw_storage_endpoint": true,
 	})
 	if err != nil {
 		return nil, err

@@ -37,6 +37,7 @@ type Server struct {
 	dir       string
 	process   *process
 	unsealKey string // the only one
+	logLevel  string // of a server on disk
 }
 
 // Start starts a server in dev mode, unsealed and in memory, waits until it serves requests, and

@@ -14,8 +14,14 @@ import (
 	"testing"
 )
 
-// killPlugin ends the plugin's process, the server's only child, as a crash would.
+// killPlugin ends the plugin's process as a crash would.
 func (e *engine) killPlugin() {
+	e.t.Helper()
+	e.signalPlugin(syscall.SIGKILL)
+}
+
+// signalPlugin sends a signal to the plugin's process, the server's only child.
+func (e *engine) signalPlugin(signal syscall.Signal) {
 	e.t.Helper()
 	// Each of the server's threads has its own children.
 	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", e.PID()))
@@ -34,7 +40,7 @@ func (e *engine) killPlugin() {
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(pid, signal); err != nil {
 		e.t.Fatal(err)
 	}
 }

@@ -4,11 +4,12 @@ package e2e
 
 import (
 	"bytes"
-	"encoding/base64"
 	"encoding/json"
+	"io"
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -75,6 +76,7 @@ func (w *wire) take(operation string) *heldRequest {
 func (w *wire) wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		answer, arrived := &recordingWriter{ResponseWriter: rw}, time.Now()
+		w.recordRequest(r)
 		h := w.take(sandbox.Operation(r))
 		if h == nil {
 			next.ServeHTTP(answer, r)
@@ -82,6 +84,7 @@ func (w *wire) wrap(next http.Handler) http.Handler {
 			h.serve(answer, r, next)
 		}
 		w.recordSecrets(answer.body.Bytes(), arrived)
+		w.recordRedirect(answer.Header().Get("Location"))
 	})
 }
 
@@ -134,58 +137,95 @@ func (w *wire) recordSecrets(body []byte, arrived time.Time) {
 			URI         string
 			AccessToken struct{ Value string } `json:"access_token"`
 		}
+		Interact struct{ Finish string }
 	}
 	if json.Unmarshal(body, &answer) != nil {
+		return
+	}
+	if answer.AccessToken.Value != "" {
+		w.mu.Lock()
+		if w.asked == nil {
+			w.asked = map[string]time.Time{}
+		}
+		w.asked[answer.AccessToken.Value] = arrived
+		w.mu.Unlock()
+	}
+	// The last segment of a URL is the secret.
+	w.addSecret("an access token", answer.AccessToken.Value)
+	w.addSecret("a manage URL", lastPart(answer.AccessToken.Manage))
+	w.addSecret("a continue URL", lastPart(answer.Continue.URI))
+	w.addSecret("a continue token", answer.Continue.AccessToken.Value)
+	w.addSecret("the server's nonce", answer.Interact.Finish)
+}
+
+// recordRequest records the secrets in what the engine sends.
+func (w *wire) recordRequest(r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	r.Body = io.NopCloser(io.MultiReader(bytes.NewReader(body), &failingReader{err}))
+	var sent struct {
+		Interact    struct{ Finish struct{ Nonce string } }
+		InteractRef string `json:"interact_ref"`
+	}
+	if json.Unmarshal(body, &sent) == nil {
+		w.addSecret("the client's nonce", sent.Interact.Finish.Nonce)
+		w.addSecret("an interaction reference", sent.InteractRef)
+	}
+}
+
+// failingReader is the end of a body whose sender hung up, if err is not nil.
+type failingReader struct{ err error }
+
+func (f *failingReader) Read([]byte) (int, error) {
+	if f.err == nil {
+		return 0, io.EOF
+	}
+	return 0, f.err
+}
+
+// recordRedirect records the secrets in what the owner's browser is sent to.
+func (w *wire) recordRedirect(location string) {
+	if to, err := url.Parse(location); err == nil {
+		w.addSecret("an interaction reference", to.Query().Get("interact_ref"))
+		w.addSecret("the hash of an interaction", to.Query().Get("hash"))
+	}
+}
+
+// addSecret adds a value that must not leak, and what it is, with an article. Anything shorter than 16
+// characters is none.
+func (w *wire) addSecret(what, value string) {
+	if len(value) < minSecret {
 		return
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.secrets == nil {
-		w.secrets, w.asked = map[string]string{}, map[string]time.Time{}
+		w.secrets = map[string]string{}
 	}
-	if answer.AccessToken.Value != "" {
-		w.asked[answer.AccessToken.Value] = arrived
-	}
-	// The last segment of a URL is the secret.
-	for value, what := range map[string]string{
-		answer.AccessToken.Value:            "an access token",
-		lastPart(answer.AccessToken.Manage): "a manage URL",
-		lastPart(answer.Continue.URI):       "a continue URL",
-		answer.Continue.AccessToken.Value:   "a continue token",
-	} {
-		if value != "" {
-			w.secrets[value] = what
-		}
-	}
+	w.secrets[value] = what
+}
+
+// secretsSoFar returns the secrets that exist so far, by value: what each is.
+func (w *wire) secretsSoFar() map[string]string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return maps.Clone(w.secrets)
 }
 
 func lastPart(url string) string { return url[strings.LastIndexByte(url, '/')+1:] }
 
 // checkNoSecret checks that a text contains no secret that the sandbox has issued, and no private
-// key. It never prints what it finds.
+// key, in any form. It never prints what it finds.
 func (e *engine) checkNoSecret(where, text string, keys ...string) {
 	e.t.Helper()
-	e.wire.mu.Lock()
-	defer e.wire.mu.Unlock()
-	for value, what := range e.wire.secrets {
-		if strings.Contains(text, value) {
-			e.t.Errorf("%s contains %s", where, what)
-		}
-	}
-	e.checkNoKey(where, text, keys...)
+	leaks := newSearch(e.wire.secretsSoFar())
+	leaks.addKeys(append(keys, e.key)...)
+	leaks.check(e.t, where, []byte(text))
 }
 
 // checkNoKey checks that a text contains no private key.
 func (e *engine) checkNoKey(where, text string, keys ...string) {
 	e.t.Helper()
-	for _, key := range append(keys, e.key) {
-		for _, form := range []string{keyLine(key), base64.StdEncoding.EncodeToString([]byte(key))} {
-			if strings.Contains(text, form) {
-				e.t.Errorf("%s contains a private key", where)
-			}
-		}
-	}
+	leaks := newSearch(nil)
+	leaks.addKeys(append(keys, e.key)...)
+	leaks.check(e.t, where, []byte(text))
 }
-
-// keyLine returns the line of a key's PEM text that encodes the key.
-func keyLine(key string) string { return strings.Split(key, "\n")[1] }
