@@ -13,7 +13,7 @@ import (
 func TestNoCoreDumps(t *testing.T) {
 	const inside = "INSIDE_TEST_NO_CORE_DUMPS"
 	if os.Getenv(inside) == "" {
-		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestNoCoreDumps$") //nolint:gosec // this test
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestNoCoreDumps$")
 		cmd.Env = append(os.Environ(), inside+"=1")
 		if output, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("%v\n%s", err, output)

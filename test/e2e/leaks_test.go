@@ -74,13 +74,15 @@ func formsOf(value string) map[string]string {
 		"query": url.QueryEscape(value),
 		"path":  url.PathEscape(value),
 	}
-	quoted, _ := json.Marshal(value) // of a string: no error
-	forms["JSON"] = strings.Trim(string(quoted), `"`)
-	var unescaped bytes.Buffer
-	encoder := json.NewEncoder(&unescaped)
-	encoder.SetEscapeHTML(false)
-	_ = encoder.Encode(value)
-	forms["JSON without HTML"] = strings.Trim(unescaped.String(), "\"\n")
+	for how, escapeHTML := range map[string]bool{"JSON": true, "JSON without HTML": false} {
+		var quoted bytes.Buffer
+		encoder := json.NewEncoder(&quoted)
+		encoder.SetEscapeHTML(escapeHTML)
+		if err := encoder.Encode(value); err != nil {
+			panic(err)
+		}
+		forms[how] = strings.TrimSuffix(quoted.String()[1:], "\"\n")
+	}
 	for offset := range 3 {
 		padded := append(make([]byte, offset), value...)
 		// Characters that also depend on the neighbours are left out.

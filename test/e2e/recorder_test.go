@@ -108,6 +108,9 @@ func (x exchange) withoutHandOuts(isToken func(string) bool) []byte {
 	default:
 		return x.body
 	}
-	rest, _ := json.Marshal(body) // it was JSON
+	rest, err := json.Marshal(body)
+	if err != nil {
+		return x.body
+	}
 	return rest
 }

@@ -58,7 +58,6 @@ exec "$here/` + vaulttest.Plugin + `" "$@" 2>"$here/pipe-$$"
 func (s *spy) mountRecorded() {
 	s.t.Helper()
 	const name = "recorded"
-	//nolint:gosec // an executable
 	if err := os.WriteFile(filepath.Join(s.PluginDir(), name), []byte(recordOutput), 0o700); err != nil {
 		s.t.Fatal(err)
 	}
