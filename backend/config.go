@@ -4,6 +4,7 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -88,7 +89,7 @@ func loadConfig(ctx context.Context, s logical.Storage) (*config, error) {
 	}
 	var c config
 	if err := entry.DecodeJSON(&c); err != nil {
-		return nil, fmt.Errorf("decode the stored config: %w", err)
+		return nil, errors.New("decode the stored config: it is damaged") // err may repeat a value
 	}
 	if c.Version > configVersion {
 		return nil, fmt.Errorf("the stored config was written by a newer version of the engine (layout "+

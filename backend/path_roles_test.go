@@ -93,14 +93,15 @@ func TestRoleIsChanged(t *testing.T) {
 		want    map[string]any
 		lookups int
 	}{
-		"nothing":              {logical.UpdateOperation, nil, nil, 0},
-		"a setting":            {logical.UpdateOperation, field("ttl", 60), field("ttl", int64(60)), 0},
-		"a setting, patched":   {logical.PatchOperation, field("renewable", false), field("renewable", false), 0},
-		"a default, restored":  {logical.PatchOperation, field("max_ttl", nil), field("max_ttl", int64(0)), 0},
-		"the rights":           {logical.PatchOperation, field("access", quotes), field("access", []any{map[string]any{"type": "quote", "actions": []any{"create"}}}), 0},
-		"another owner":        {logical.UpdateOperation, field("wallet_address", "alice"), field("wallet_address", "alice"), 1},
-		"the same owner again": {logical.UpdateOperation, field("wallet_address", "shop"), nil, 0},
-		"the resource server":  {logical.PatchOperation, field("resource_server", rs+"/"), field("resource_server", rs), 1},
+		"nothing":                                {logical.UpdateOperation, nil, nil, 0},
+		"a setting":                              {logical.UpdateOperation, field("ttl", 60), field("ttl", int64(60)), 0},
+		"a setting, patched":                     {logical.PatchOperation, field("renewable", false), field("renewable", false), 0},
+		"a default, restored":                    {logical.PatchOperation, field("max_ttl", nil), field("max_ttl", int64(0)), 0},
+		"the rights":                             {logical.PatchOperation, field("access", quotes), field("access", []any{map[string]any{"type": "quote", "actions": []any{"create"}}}), 0},
+		"another owner":                          {logical.UpdateOperation, field("wallet_address", "alice"), field("wallet_address", "alice"), 1},
+		"the same owner again":                   {logical.UpdateOperation, field("wallet_address", "shop"), nil, 0},
+		"the resource server":                    {logical.PatchOperation, field("resource_server", rs+"/"), field("resource_server", rs), 1},
+		"the resource server, with more slashes": {logical.PatchOperation, field("resource_server", rs+"//"), field("resource_server", rs), 1},
 		"the authorization server": {logical.PatchOperation, field("auth_server", elsewhere),
 			map[string]any{"auth_server": elsewhere, "resource_server": nil}, 0},
 	} {

@@ -50,7 +50,7 @@ func ParseResourceServer(s string) (string, error) {
 	if u.RawQuery != "" || u.ForceQuery {
 		return "", errors.New("a resource server's URL has no query (?…)")
 	}
-	return strings.TrimSuffix(u.String(), "/"), nil
+	return strings.TrimRight(u.String(), "/"), nil
 }
 
 // ParseOrigin reads an origin: a URL whose path, if there is one, does not count.
