@@ -3,7 +3,7 @@
 # Where the sandbox listens: the address in the commands of README.md and examples/README.md.
 SANDBOX_ADDR ?= 127.0.0.1:39183
 
-.PHONY: help build sandbox quickstart test lint bench vault
+.PHONY: help build sandbox quickstart test fuzz lint bench vault
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -19,6 +19,9 @@ quickstart: ## a tour on a real Vault server and the sandbox; with QUICKSTART_EX
 
 test: ## every check and test; installs and builds what it needs
 	@scripts/test
+
+fuzz: ## each fuzz target for FUZZTIME (10s), two at a time
+	@scripts/fuzz
 
 lint: ## golangci-lint, as pinned in tools/lint
 	@scripts/lint

@@ -82,7 +82,7 @@ func withLength(header, body string) string {
 	return response(fmt.Sprintf("%sContent-Length: %d\r\n", header, len(body)), body)
 }
 
-func packed(t *testing.T, text string, pack func(io.Writer) io.WriteCloser) string {
+func packed(t testing.TB, text string, pack func(io.Writer) io.WriteCloser) string {
 	t.Helper()
 	var b bytes.Buffer
 	w := pack(&b)
@@ -95,11 +95,11 @@ func packed(t *testing.T, text string, pack func(io.Writer) io.WriteCloser) stri
 	return b.String()
 }
 
-func gzipped(t *testing.T, text string) string {
+func gzipped(t testing.TB, text string) string {
 	return packed(t, text, func(w io.Writer) io.WriteCloser { return gzip.NewWriter(w) })
 }
 
-func zlibbed(t *testing.T, text string) string {
+func zlibbed(t testing.TB, text string) string {
 	return packed(t, text, func(w io.Writer) io.WriteCloser { return zlib.NewWriter(w) })
 }
 

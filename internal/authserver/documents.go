@@ -4,8 +4,10 @@ package authserver
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	openpayments "github.com/interledger/open-payments-go"
@@ -33,19 +35,26 @@ func (c *Client) Wallet(ctx context.Context, address string) (WalletDocument, er
 		f.Redirect = x.redirect()
 		return WalletDocument{}, f
 	}
-	members := membersOf(x.body.text)
-	doc := WalletDocument{
+	doc, ok := c.readWalletDocument(x.body.text)
+	if !ok {
+		return WalletDocument{}, fmt.Errorf("%s%s answered no wallet address document", x.origin, x.path)
+	}
+	return doc, nil
+}
+
+// readWalletDocument reads a wallet address document. ok reports whether it is one: it names an
+// authorization server.
+func (c *Client) readWalletDocument(text []byte) (doc WalletDocument, ok bool) {
+	members := membersOf(text)
+	doc = WalletDocument{
 		PublicName:     stringOf(members["publicName"]),
 		AuthServer:     stringOf(members["authServer"]),
 		ResourceServer: stringOf(members["resourceServer"]),
 	}
-	if doc.AuthServer == "" {
-		return WalletDocument{}, fmt.Errorf("%s%s answered no wallet address document", x.origin, x.path)
-	}
 	if id := stringOf(members["id"]); c.isWalletAddress(id) {
 		doc.ID = id
 	}
-	return doc, nil
+	return doc, doc.AuthServer != ""
 }
 
 // isWalletAddress reports whether a document's id is a wallet address that this client could fetch
@@ -85,12 +94,14 @@ func (c *Client) KeyPublished(ctx context.Context) (bool, error) {
 	case !isObject(x.body.text):
 		return false, fmt.Errorf("%s%s answered no key set", x.origin, x.path)
 	}
-	// Each key is read on its own: a neighbour's may be of any kind.
-	for _, raw := range elementsOf(membersOf(x.body.text)["keys"]) {
+	return holdsKey(x.body.text, key), nil
+}
+
+// holdsKey reports whether a key set holds a public key under its id. Each key is read on its own: a
+// neighbour's may be of any kind.
+func holdsKey(set []byte, key map[string]any) bool {
+	return slices.ContainsFunc(elementsOf(membersOf(set)["keys"]), func(raw json.RawMessage) bool {
 		k := membersOf(raw)
-		if stringOf(k["kid"]) == c.KeyID && strings.TrimRight(stringOf(k["x"]), "=") == key["x"] {
-			return true, nil
-		}
-	}
-	return false, nil
+		return stringOf(k["kid"]) == key["kid"] && strings.TrimRight(stringOf(k["x"]), "=") == key["x"]
+	})
 }

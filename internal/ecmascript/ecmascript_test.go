@@ -3,7 +3,9 @@
 package ecmascript
 
 import (
+	"encoding/json"
 	"errors"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -87,4 +89,33 @@ func TestAmbiguousError(t *testing.T) {
 	if _, err := Unambiguous([]byte("{")); !errors.Is(err, ErrMalformed) {
 		t.Errorf("%v", err)
 	}
+}
+
+// The normal form is the same value, and its own normal form; what is unambiguous has the same one.
+func FuzzNormal(f *testing.F) {
+	for _, text := range []string{
+		`{"b":1,"10":2,"9":3,"a":{"A":[1e3,-0,0.1,1e21,5e-324]}}`, `"\u0026\ud800\u2028\/"`, "[1,\n2]", `{"a":1,"a":2}`, `9007199254740993`, `1e400`, "\ufeff1", "[",
+	} {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		normal, err := Normal(text)
+		if (err == nil) != json.Valid(text) {
+			t.Fatalf("%v", err)
+		}
+		if err != nil {
+			return
+		}
+		if again, err := Normal([]byte(normal)); err != nil || again != normal {
+			t.Fatalf("%q, and again %q, %v", normal, again, err)
+		}
+		strict, err := Unambiguous(text)
+		if err != nil {
+			return
+		}
+		var one, two any
+		if strict != normal || json.Unmarshal(text, &one) != nil || json.Unmarshal([]byte(normal), &two) != nil || !reflect.DeepEqual(one, two) {
+			t.Fatalf("%q is written as %q", text, normal)
+		}
+	})
 }

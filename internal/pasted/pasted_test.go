@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 func TestText(t *testing.T) {
@@ -160,6 +161,22 @@ func FuzzFindJSONFault(f *testing.F) {
 		if again := FindJSONFault(text[:len(text)/2] + marker + text[len(text)/2:]); again != nil &&
 			strings.Contains(again.Error(), marker) {
 			t.Error("an error repeats the text")
+		}
+	})
+}
+
+// A line that was read is read as itself again, and a word has nothing around it and nothing invisible in it.
+func FuzzText(f *testing.F) {
+	for _, text := range []string{"\ufeffa\r\n", "\xff\xfea\x00", "\xfe\xff\x00a", "a\x00b\x00", `"a"`, "<“a”>", "\u200ba\u00a0", "a"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		if line := Line(text); Line(line) != line && utf8.ValidString(line) && !strings.ContainsRune(line, 0) {
+			t.Fatalf("%q is read as %q, and that as %q", text, line, Line(line))
+		}
+		IsFileName(text)
+		if word := Word(text); strings.TrimSpace(word) != word || strings.ContainsFunc(word, IsInvisible) && utf8.ValidString(word) {
+			t.Fatalf("%q is read as %q", text, word)
 		}
 	})
 }

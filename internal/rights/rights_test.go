@@ -163,3 +163,37 @@ func TestIntervals(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// Rights that are accepted are canonical, and read again as themselves; and an error repeats not even
+// eight characters in a row of what was given.
+func FuzzParse(f *testing.F) {
+	for _, text := range []string{
+		`[{"type":"incoming-payment","actions":["create","read"],"identifier":"https://wallet.example/alice"}]`,
+		`[{"type":"outgoing-payment","actions":["create"],"identifier":"$wallet.example/alice","limits":{"debitAmount":{"value":"1","assetCode":"USD","assetScale":2},"interval":"R12/2026-01-01T00:00:00Z/P1M","receiver":"https://rs.example/incoming-payments/1"}}]`,
+		`[{"type":"quote","actions":["create"]},{"actions":["create"],"type":"quote"}]`, `{"access":[]}`, `[7]`, `[`, "\ufeff[]", `[{"type":"quote","type":"quote"}]`,
+	} {
+		f.Add(text, uint16(len(text)/2))
+	}
+	f.Fuzz(func(t *testing.T, text string, at uint16) {
+		const marker = "q7Zk9xWv"
+		i := int(at) % (len(text) + 1)
+		if _, err := Parse(text[:i] + marker + text[i:]); err != nil && strings.Contains(err.Error(), marker) {
+			t.Fatal("an error repeats the text")
+		}
+		parsed, err := Parse(text)
+		if err != nil {
+			return
+		}
+		if again, err := Parse(string(parsed)); err != nil || string(again) != string(parsed) {
+			t.Fatalf("%s is read as %s, %v", parsed, again, err)
+		}
+		var list []any
+		if err := json.Unmarshal(parsed, &list); err != nil || len(list) == 0 || len(list) > maxRights {
+			t.Fatalf("%s: %v", parsed, err)
+		}
+		if again, err := Parse(list); err != nil || string(again) != string(parsed) {
+			t.Fatalf("as a list, %s is read as %s, %v", parsed, again, err)
+		}
+		Warnings(parsed, "https://wallet.example/alice")
+	})
+}
