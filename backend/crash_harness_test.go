@@ -1,5 +1,3 @@
-//go:build !race
-
 // SPDX-License-Identifier: MPL-2.0
 
 package backend
@@ -295,6 +293,19 @@ var (
 	allKinds  = append([]pointKind{failOnce, failCommitted, failForLong, netUnsent, netUnanswered, netHalf}, stopKinds...)
 )
 
+// scenario is an operation that an engine is stopped in the middle of.
+type scenario struct {
+	name        string
+	prepare     func(c *crash)       // what there is before
+	act         func(c *crash)       // the operation; what it returns is for whoever asked
+	again       func(c *crash) error // what they do after a crash, or after an error; nil: nothing
+	done        func(c *crash) error // whether it has come to its end; nil: the grant "g" can be read
+	lostBecause string               // a part of the cause with which a grant may be lost; empty: it must not be
+	keyChanges  bool                 // the client's key does
+	pairs       bool                 // it is stopped once more during the recovery
+	unended     int                  // how many points leave a grant at the server that was stored and nobody can end
+}
+
 // crash is an engine that is stopped, and those that follow it on the same storage.
 type crash struct {
 	*rig
@@ -315,7 +326,7 @@ type crash struct {
 }
 
 // newCrash starts an engine with all that the operation needs.
-func newCrash(t *testing.T, s scenario) *crash {
+func newCrash(t testing.TB, s scenario) *crash {
 	t.Helper()
 	c := &crash{rig: newRig(t), scenario: s}
 	c.wrap = func(next http.Handler) http.Handler {

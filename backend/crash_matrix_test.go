@@ -19,19 +19,6 @@ import (
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/sandbox"
 )
 
-// scenario is an operation that an engine is stopped in the middle of.
-type scenario struct {
-	name        string
-	prepare     func(c *crash)       // what there is before
-	act         func(c *crash)       // the operation; what it returns is for whoever asked
-	again       func(c *crash) error // what they do after a crash, or after an error; nil: nothing
-	done        func(c *crash) error // whether it has come to its end; nil: the grant "g" can be read
-	lostBecause string               // a part of the cause with which a grant may be lost; empty: it must not be
-	keyChanges  bool                 // the client's key does
-	pairs       bool                 // it is stopped once more during the recovery
-	unended     int                  // how many points leave a grant at the server that was stored and nobody can end
-}
-
 const deadToken = "no longer accepts its token"
 
 // asked and imported are grants that need no consent, and such that count as having needed it.

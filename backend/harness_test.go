@@ -24,6 +24,7 @@ import (
 	"github.com/hashicorp/vault/sdk/helper/testhelpers/schema"
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/jonboulle/clockwork"
+	"pgregory.net/rapid"
 
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/sandbox"
 )
@@ -528,3 +529,16 @@ func (l *lockedBuffer) String() string {
 	defer l.mu.Unlock()
 	return l.b.String()
 }
+
+// rapidTB lets a rig fail one check of a property.
+type rapidTB struct {
+	testing.TB
+	t *rapid.T
+}
+
+func (r rapidTB) Helper()                           {}
+func (r rapidTB) Cleanup(f func())                  { r.t.Cleanup(f) }
+func (r rapidTB) Error(args ...any)                 { r.t.Error(args...) }
+func (r rapidTB) Errorf(format string, args ...any) { r.t.Errorf(format, args...) }
+func (r rapidTB) Fatal(args ...any)                 { r.t.Fatal(args...) }
+func (r rapidTB) Fatalf(format string, args ...any) { r.t.Fatalf(format, args...) }
