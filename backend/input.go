@@ -8,6 +8,7 @@ import (
 	"math"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -122,15 +123,20 @@ func (b *Backend) fieldsFor(path *framework.Path, op logical.Operation) []string
 	return names
 }
 
+// fieldLike matches what a field may be called. Whatever else was typed in its place may be a secret: of
+// `vault write op/config "$(base64 key.pem)"` the CLI makes a field that is called like the key.
+var fieldLike = regexp.MustCompile(`^[A-Za-z_-]{1,32}$`)
+
 func unknownField(ctx context.Context, req *logical.Request, field string, takes []string) error {
-	if len(field) > maxNameLength {
-		field = field[:maxNameLength] + "…"
+	shown := "(not shown, because it may be a secret)"
+	if fieldLike.MatchString(field) {
+		shown = strconv.Quote(field)
 	}
 	what := "this operation takes no fields"
 	if len(takes) > 0 {
 		what = "it takes " + strings.Join(takes, ", ")
 	}
-	return userErrorf("unknown field %q for %s: %s", field, mountPath(ctx, req.Path), what)
+	return userErrorf("unknown field %s for %s: %s", shown, mountPath(ctx, req.Path), what)
 }
 
 // checkValue refuses a value that is not of the field's kind.

@@ -192,6 +192,12 @@ func TestBadConfig(t *testing.T) {
 		{"what another path has", field("ttl", 1), `"ttl"`},
 		{"the path's own", field("name", "x"), `"name"`},
 	})
+	for _, name := range []string{r.key, base64.StdEncoding.EncodeToString([]byte(r.key)), "OS9M2PMHR2DTNNQXGHRPZ4", ""} {
+		resp, err := r.do(r.ctx, logical.UpdateOperation, "config", map[string]any{name: ""})
+		if said := fmt.Sprint(resp, err); !strings.Contains(said, "(not shown") || name != "" && strings.Contains(said, name) {
+			t.Errorf("%s", said)
+		}
+	}
 	r.refuses(logical.ReadOperation, "config", "unknown field", map[string]any{}, []badInput{{"on a read", field("verify", true), ""}})
 	r.refuses(logical.DeleteOperation, "config", "unknown field", map[string]any{}, []badInput{{"on a delete", field("force", true), ""}})
 	r.refuses(logical.PatchOperation, "config", "no client", map[string]any{}, []badInput{{"nothing to patch", field("request_timeout", 5), ""}})
