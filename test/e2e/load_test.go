@@ -26,12 +26,12 @@ const rotationTime = 200 * time.Millisecond
 // load is a set of applications that work while something happens to Vault. Each reads the token of
 // a grant and renews its lease, over and over, and tolerates a Vault that does not respond.
 type load struct {
-	e         *engine
-	servers   []*vaulttest.Server
-	rotations func() int
-	stopping  chan struct{}
-	once      sync.Once
-	readers   sync.WaitGroup
+	e        *engine
+	servers  []*vaulttest.Server
+	requests func() int // for rotations
+	stopping chan struct{}
+	once     sync.Once
+	readers  sync.WaitGroup
 
 	mu       sync.Mutex
 	tokens   map[string]map[string]string // by grant and token: the generation
@@ -48,7 +48,7 @@ func (e *engine) underLoad(servers ...*vaulttest.Server) *load {
 	e.importGrants(grants...)
 	e.wallet.Misbehave(sandbox.Misbehaviour{On: []string{"rotate"}, Delay: rotationTime})
 	l := &load{
-		e: e, servers: servers, rotations: e.countRequests("rotate"), stopping: make(chan struct{}),
+		e: e, servers: servers, requests: e.countRequests("rotate"), stopping: make(chan struct{}),
 		tokens: map[string]map[string]string{}, done: map[string]int{}, failures: map[string]int{},
 	}
 	for i, name := range grants {
@@ -162,27 +162,25 @@ func (l *load) finish() {
 		e.t.Errorf("an application got the response %s", what)
 	}
 	// A caller that hung up may have left a rotation in progress, or a request that has not reached
-	// the engine yet.
-	rotations, since := l.rotations(), time.Now()
+	// the engine yet; or an open intent of which nothing has come, if it hung up while that was written.
+	requests, since := l.requests(), time.Now()
 	defer func() {
 		if e.t.Failed() {
 			for name := range l.tokens {
 				e.t.Logf("%s: %v", name, e.grant(name))
 			}
-			e.t.Logf("%d rotations", l.rotations())
+			e.t.Logf("%d requests, %d rotations", l.requests(), e.wire.rotations())
 		}
 	}()
 	e.eventually("all rotations to end, with their tokens stored", func() bool {
-		if n := l.rotations(); n != rotations {
-			rotations, since = n, time.Now()
+		if n := l.requests(); n != requests {
+			requests, since = n, time.Now()
 		}
-		kept, open := int64(0), false
+		kept := int64(0)
 		for name := range l.tokens {
-			grant := e.grant(name)
-			kept += number(e.t, grant["generation"]) - 1
-			open = open || grant["intent_open"] != false
+			kept += e.generation(name) - 1
 		}
-		return !open && kept == int64(rotations) && time.Since(since) > 5*rotationTime
+		return kept == int64(e.wire.rotations()) && time.Since(since) > 5*rotationTime
 	})
 	e.wallet.Misbehave(sandbox.Misbehaviour{})
 	for name, tokens := range l.tokens {

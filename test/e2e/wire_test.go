@@ -24,6 +24,7 @@ type wire struct {
 	mu      sync.Mutex
 	secrets map[string]string       // by value: what it is
 	asked   map[string]time.Time    // by token: when the request for it arrived
+	issued  map[string]int          // by operation: answers with a token
 	held    map[string]*heldRequest // by operation
 }
 
@@ -83,7 +84,7 @@ func (w *wire) wrap(next http.Handler) http.Handler {
 		} else {
 			h.serve(answer, r, next)
 		}
-		w.recordSecrets(answer.body.Bytes(), arrived)
+		w.recordSecrets(answer.body.Bytes(), sandbox.Operation(r), arrived)
 		w.recordRedirect(answer.Header().Get("Location"))
 	})
 }
@@ -94,6 +95,13 @@ func (w *wire) askedAt(token string) time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.asked[token]
+}
+
+// rotations returns how many rotations the sandbox has done.
+func (w *wire) rotations() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.issued["rotate"]
 }
 
 func (h *heldRequest) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
@@ -130,7 +138,7 @@ func (c *recordingWriter) Write(p []byte) (int, error) {
 // Unwrap gives the sandbox access to the connection, which its misbehaviours need.
 func (c *recordingWriter) Unwrap() http.ResponseWriter { return c.ResponseWriter }
 
-func (w *wire) recordSecrets(body []byte, arrived time.Time) {
+func (w *wire) recordSecrets(body []byte, operation string, arrived time.Time) {
 	var answer struct {
 		AccessToken struct{ Value, Manage string } `json:"access_token"`
 		Continue    struct {
@@ -145,8 +153,9 @@ func (w *wire) recordSecrets(body []byte, arrived time.Time) {
 	if answer.AccessToken.Value != "" {
 		w.mu.Lock()
 		if w.asked == nil {
-			w.asked = map[string]time.Time{}
+			w.asked, w.issued = map[string]time.Time{}, map[string]int{}
 		}
+		w.issued[operation]++
 		w.asked[answer.AccessToken.Value] = arrived
 		w.mu.Unlock()
 	}
