@@ -102,6 +102,7 @@ func (b *Backend) tick(ctx context.Context, req *logical.Request) error {
 	if !b.WriteSafeReplicationState() {
 		return nil
 	}
+	b.locks.forgetOldFailures(b.clock.Now())
 	ctx = context.WithoutCancel(ctx) // the tick's own ends with it
 	b.start(&b.keyWorker, "maintain the client's keys", func() error { return b.maintainKeys(ctx, req.Storage) })
 	b.start(&b.upkeepWorker, "work on grants", func() error { return b.upkeep(ctx, req.Storage) })

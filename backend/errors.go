@@ -60,6 +60,19 @@ func serverError(f authserver.RequestFailed) error {
 	return logical.CodedError(http.StatusBadGateway, fmt.Sprintf("the authorization server %s; try again later", f))
 }
 
+// isBusy reports whether an error says that others were faster, and nothing about the grant.
+func isBusy(err error) bool {
+	var coded logical.HTTPCodedError
+	return errors.As(err, &coded) && coded.Code() == http.StatusServiceUnavailable
+}
+
+// saysNothing reports whether an error says nothing about the server or the client: others were faster,
+// or storage failed. What was tried has not begun.
+func saysNothing(err error) bool {
+	var coded logical.HTTPCodedError
+	return isBusy(err) || !errors.As(err, &coded) && !isUserError(err)
+}
+
 var (
 	errBusy = logical.CodedError(http.StatusServiceUnavailable, "the grant is busy with another request; try again")
 	// errTakenOver: another node has begun something with the grant; what it stored is newer than

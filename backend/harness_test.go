@@ -11,9 +11,11 @@ import (
 	"encoding/pem"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -303,6 +305,13 @@ func (r *rig) tick() {
 	for r.b.keyWorker.busy.Load() || r.b.upkeepWorker.busy.Load() {
 		runtime.Gosched()
 	}
+}
+
+// locked returns the names of the locks that are remembered, sorted.
+func (r *rig) locked() []string {
+	r.b.locks.mu.Lock()
+	defer r.b.locks.mu.Unlock()
+	return slices.Sorted(maps.Keys(r.b.locks.byName))
 }
 
 func tokenOf(resp *logical.Response) string { return resp.Data["access_token"].(string) }

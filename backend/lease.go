@@ -120,7 +120,7 @@ func checkRenewable(g *grant, r leaseRef, path string, left time.Duration) error
 			"the token of this lease is shared, and renewing would take it from the others; read %s again",
 			path,
 		)
-	case g.Generation == r.Generation && (g.Manage == "" || g.ManageOld):
+	case g.Generation == r.Generation && g.Status == statusActive && (g.Manage == "" || g.ManageOld):
 		return userErrorf("the authorization server named no manage URL with this lease's token, so that it "+
 			"cannot be "+
 			"renewed; read %s again when it has expired", path)

@@ -200,6 +200,11 @@ func TestRenewalsRefused(t *testing.T) {
 			g.Status = statusLost
 			r.put("income", g)
 		}, "lost"},
+		"lost, and its owner is asked again": {func(r *rig) {
+			g := r.stored("income")
+			g.Status, g.Manage, g.Token = statusPending, "", ""
+			r.put("income", g)
+		}, "waits for its owner's consent"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := withGrant(t)

@@ -100,6 +100,18 @@ func (t *lockTable) forgetFailures() {
 	}
 }
 
+// forgetOldFailures drops the failures that have been over for so long that a further one would not follow
+// on them. Nobody may ever come back to the grant.
+func (t *lockTable) forgetOldFailures(now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for name, e := range t.byName {
+		if e.users == 0 && e.unsaved == nil && !now.Before(e.failure.until.Add(failureMax)) {
+			delete(t.byName, name)
+		}
+	}
+}
+
 // clientLock keeps the client from changing while a grant is written for it. Unlike a sync.RWMutex it
 // is waited for no longer than the caller's context lasts. It is never held over the network.
 type clientLock struct{ weight *semaphore.Weighted }

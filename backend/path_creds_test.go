@@ -831,6 +831,22 @@ func TestLeaseWhoseURLsMoved(t *testing.T) {
 func TestRevocationsOfCreds(t *testing.T) {
 	down := func(r *rig) { r.sandbox.Misbehave(sandbox.Misbehaviour{Reset: true}) }
 	expired := func(r *rig) { r.clock.Advance(601 * time.Second) }
+	storage := func(r *rig) { r.storage.onRead = func(string) error { return errDisk } }
+	noPlace := func(r *rig) {
+		c, err := loadClient(r.ctx, r.storage)
+		if err != nil {
+			r.Fatal(err)
+		}
+		for range c.maxRequests() {
+			if _, err := r.b.enter(r.ctx, c, r.sandbox.URL(), false); err != nil {
+				r.Fatal(err)
+			}
+		}
+		go func() { // once the revocation waits
+			r.awaitPlace()
+			r.clock.Advance(10 * time.Second)
+		}()
+	}
 	other := func(r *rig) {
 		r.ok(logical.PatchOperation, "config", map[string]any{"wallet_address": r.sandbox.WalletAddress("alice"), "verify": false})
 	}
@@ -853,7 +869,9 @@ func TestRevocationsOfCreds(t *testing.T) {
 		"another client":          {[]func(*rig){other}, "belongs to the client", true, 0, false},
 		"another client, expired": {[]func(*rig){other, expired}, "", false, 0, true},
 		"no client":               {[]func(*rig){func(r *rig) { r.ok(logical.DeleteOperation, "config", nil) }}, "no client", true, 0, false},
-		"storage":                 {[]func(*rig){func(r *rig) { r.storage.onRead = func(string) error { return errDisk } }}, "disk", true, 0, false},
+		"storage":                 {[]func(*rig){storage}, "disk", true, 0, false},
+		"storage, expired":        {[]func(*rig){storage, expired}, "disk", false, 0, false},
+		"no place, expired":       {[]func(*rig){noPlace, expired}, "max_requests_per_server", false, 0, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := withRole(t)
@@ -959,6 +977,30 @@ func TestCleanWaitsForALeaseThatIsMade(t *testing.T) {
 	<-cleaned
 	r.live(<-read)
 	r.nothingMore(before)
+}
+
+// The engine remembers a failure no longer than it counts: also of what nobody comes back to.
+func TestFailuresAreForgotten(t *testing.T) {
+	r := withGrant(t)
+	r.ok(logical.UpdateOperation, "roles/till", map[string]any{
+		"auth_server": r.sandbox.AuthServer(), "access": incomingAccess, "on_revoke": revokeKeeps,
+	})
+	lease := r.creds("till")
+	r.sandbox.Misbehave(on("rotate", sandbox.Misbehaviour{Status: 500}))
+	if _, err := r.renew(lease); err == nil {
+		t.Fatal("renewed")
+	}
+	r.fails(502, logical.ReadOperation, "token/income", nil)
+	if _, err := r.revoke(lease); err != nil {
+		t.Fatal(err)
+	}
+	r.tick()
+	if n := len(r.locked()); n != 2 {
+		t.Errorf("%d failures are remembered, want 2", n)
+	}
+	r.clock.Advance(failureMin + failureMax)
+	r.tick()
+	r.want("failures", r.locked())
 }
 
 func TestMayLive(t *testing.T) {

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"hash/fnv"
-	"net/http"
 	"strings"
 	"time"
 
@@ -282,12 +281,6 @@ func (l *grantLock) doDue(ctx context.Context) (*grant, error) {
 		return nil, err
 	}
 	return g, failed
-}
-
-// isBusy reports whether an error says that others were faster, and nothing about the grant.
-func isBusy(err error) bool {
-	var coded logical.HTTPCodedError
-	return errors.As(err, &coded) && coded.Code() == http.StatusServiceUnavailable
 }
 
 func (l *grantLock) do(ctx context.Context, g *grant, what task) error {

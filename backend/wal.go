@@ -73,7 +73,7 @@ func (b *Backend) rollBack(ctx context.Context, req *logical.Request, _ string, 
 	switch {
 	case err == nil:
 		b.Logger().Info("a grant that was never leased is cancelled", l.logFields(nil)...)
-	case !mayBeLive(l.Grant, b.clock.Now()):
+	case !mayBeLive(l.Grant, b.clock.Now()) && !saysNothing(err):
 		b.Logger().
 			Warn("a grant that was never leased could not be cancelled; its token has expired", l.logFields(err)...)
 		return nil

@@ -155,6 +155,15 @@ func TestRollback(t *testing.T) {
 			r.sandbox.Misbehave(sandbox.Misbehaviour{Reset: true})
 			r.clock.Advance(600*time.Second - old)
 		}, false, 0, 1, "its token has expired"},
+		"storage fails, expired": {func(r *rig) {
+			r.storage.onRead = func(key string) error {
+				if key == configKey {
+					return errDisk
+				}
+				return nil
+			}
+			r.clock.Advance(600*time.Second - old)
+		}, true, 0, 0, "could not be cancelled yet"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := leftBehind(t)
