@@ -3,7 +3,7 @@
 # Where the sandbox listens: the address in the commands of README.md and examples/README.md.
 SANDBOX_ADDR ?= 127.0.0.1:39183
 
-.PHONY: help build sandbox quickstart test fuzz lint bench vault
+.PHONY: help build sandbox quickstart test fuzz lint bench soak load vault
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -26,8 +26,14 @@ fuzz: ## each fuzz target for FUZZTIME (10s), two at a time
 lint: ## golangci-lint, as pinned in tools/lint
 	@scripts/lint
 
-bench: ## benchmarks: rotating next to the SDK, signing next to transit, a tick with 100 000 grants
+bench: ## benchmarks: rotating next to the SDK, signing next to transit, neighbours, a tick with 100 000 grants
 	@go test -run '^$$' -bench . -benchmem ./...
+
+soak: ## 50 000 rotations against bad servers, on bad storage; under ten minutes
+	@go test -count 1 -run '^TestSoak$$' -v -timeout 15m ./backend -soak
+
+load: ## 64 applications for two minutes on 2 000 grants and a real Vault server
+	@go test -count 1 -run '^TestApplications$$' -v -timeout 15m ./test/e2e -load
 
 vault: ## print the path of a Vault server; builds it once if there is none
 	@scripts/vault

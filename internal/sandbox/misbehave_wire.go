@@ -171,6 +171,10 @@ func (s *Server) silence(_ http.ResponseWriter, r *http.Request) {
 	panic(http.ErrAbortHandler)
 }
 
+// Reset closes the connection of a request to a sandbox with a TCP reset, for tests that decide
+// themselves which requests that happens to (Options.Wrap). It panics with http.ErrAbortHandler.
+func Reset(w http.ResponseWriter, r *http.Request) { reset(w, r) }
+
 // reset closes the connection with a TCP reset.
 func reset(w http.ResponseWriter, r *http.Request) {
 	if connection := connectionOf(r); connection.tcp != nil {

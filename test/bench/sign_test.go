@@ -192,6 +192,7 @@ func (s *signers) text() string {
 
 // call is a request to Vault.
 type call struct {
+	method string
 	url    string
 	body   []byte
 	status int // of the response
@@ -206,7 +207,7 @@ func (s *signers) call(path string, data map[string]any) call {
 	if err != nil {
 		s.Fatal(err)
 	}
-	return call{s.server.Address + "/v1/" + path, body, http.StatusOK}
+	return call{http.MethodPut, s.server.Address + "/v1/" + path, body, http.StatusOK}
 }
 
 // round sends n requests, concurrency of them at a time.
@@ -236,7 +237,7 @@ func (s *signers) round(concurrency, n int, c call) sample {
 }
 
 func (s *signers) send(c call) error {
-	req, err := http.NewRequestWithContext(s.Context(), http.MethodPut, c.url, bytes.NewReader(c.body))
+	req, err := http.NewRequestWithContext(s.Context(), c.method, c.url, bytes.NewReader(c.body))
 	if err != nil {
 		return err
 	}

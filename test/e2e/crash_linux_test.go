@@ -14,14 +14,8 @@ import (
 	"testing"
 )
 
-// killPlugin ends the plugin's process as a crash would.
-func (e *engine) killPlugin() {
-	e.t.Helper()
-	e.signalPlugin(syscall.SIGKILL)
-}
-
-// signalPlugin sends a signal to the plugin's process, the server's only child.
-func (e *engine) signalPlugin(signal syscall.Signal) {
+// pluginPID returns the id of the plugin's process, the server's only child.
+func (e *engine) pluginPID() int {
 	e.t.Helper()
 	// Each of the server's threads has its own children.
 	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", e.PID()))
@@ -40,7 +34,19 @@ func (e *engine) signalPlugin(signal syscall.Signal) {
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	if err := syscall.Kill(pid, signal); err != nil {
+	return pid
+}
+
+// killPlugin ends the plugin's process as a crash would.
+func (e *engine) killPlugin() {
+	e.t.Helper()
+	e.signalPlugin(syscall.SIGKILL)
+}
+
+// signalPlugin sends a signal to the plugin's process.
+func (e *engine) signalPlugin(signal syscall.Signal) {
+	e.t.Helper()
+	if err := syscall.Kill(e.pluginPID(), signal); err != nil {
 		e.t.Fatal(err)
 	}
 }
