@@ -290,6 +290,9 @@ func (s *soaked) setClock(d time.Duration) {
 	s.b.locks.forgetFailures()
 	s.ahead.Add(int64(d))
 	s.clock.Advance(d)
+	s.start()
+	s.tick() // it finds out that the clock was set back
+	s.stop()
 }
 
 // replaceKey replaces the client's key, while the servers have copies of the key set that lack the new one.

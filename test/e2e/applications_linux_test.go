@@ -138,13 +138,12 @@ func (a *applications) request(client *api.Client, i int, lease *api.Secret, dic
 	return got
 }
 
-// record records the outcome of a request. Whoever uses a common grant may find that another one has
-// replaced its token.
+// record records the outcome of a request. Whoever uses a common grant may find that others do.
 func (a *applications) record(kind string, took time.Duration, i int, before, after *api.Secret, err error) {
 	var wrong string
 	common := i < commonGrants
 	switch {
-	case err != nil && !(common && (kind == "signature" || strings.Contains(err.Error(), "superseded"))):
+	case err != nil && !(common && (kind == "signature" || isTaken(err))):
 		wrong = err.Error()
 	case err != nil || common:
 	case kind == "revocation" && a.wallet.Live(before.Data["access_token"].(string)):
@@ -158,6 +157,12 @@ func (a *applications) record(kind string, took time.Duration, i int, before, af
 		a.wrong = append(a.wrong, fmt.Sprintf("%s of %s: %s", kind, grantName(i), wrong))
 	}
 	a.took[kind] = append(a.took[kind], took)
+}
+
+// isTaken reports whether an error says that others use the grant: that they have replaced the token, or
+// that so many want a new one that it was not this caller's turn in time.
+func isTaken(err error) bool {
+	return strings.Contains(err.Error(), "superseded") || strings.Contains(err.Error(), "busy with another request")
 }
 
 // watchMemory returns the resident memory of the plugin's process, in kB, every quarter of a second until
