@@ -4,7 +4,6 @@ package backend
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -88,12 +87,8 @@ func loadConfig(ctx context.Context, s logical.Storage) (*config, error) {
 		return nil, nil
 	}
 	var c config
-	if err := entry.DecodeJSON(&c); err != nil {
-		return nil, errors.New("decode the stored config: it is damaged") // err may repeat a value
-	}
-	if c.Version > configVersion {
-		return nil, fmt.Errorf("the stored config was written by a newer version of the engine (layout "+
-			"%d)", c.Version)
+	if err := decode(entry.Value, "the stored config", &c, &c.Version, configVersion); err != nil {
+		return nil, err
 	}
 	return &c, nil
 }

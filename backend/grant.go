@@ -271,9 +271,6 @@ func (l *grantLock) checkUnchanged(ctx context.Context) error {
 	return nil
 }
 
-// errUnreadable marks the error of an entry that this version cannot read. It adds no words.
-var errUnreadable = errors.New("")
-
 // loadGrant reads a stored grant; nil if there is none.
 func loadGrant(ctx context.Context, s logical.Storage, name string) (*grant, error) {
 	entry, err := s.Get(ctx, grantsPrefix+name)
@@ -289,12 +286,8 @@ func readGrant(entry *logical.StorageEntry, err error, name string) (*grant, err
 		return nil, nil
 	}
 	g := grant{NotReusable: true} // an earlier version did not say
-	if err := entry.DecodeJSON(&g); err != nil {
-		return nil, fmt.Errorf("decode the stored grant %q: it is damaged%w", name, errUnreadable)
-	}
-	if g.Version > grantVersion {
-		return nil, fmt.Errorf("the stored grant %q was written by a newer version of the engine (layout %d)%w",
-			name, g.Version, errUnreadable)
+	if err := decode(entry.Value, fmt.Sprintf("the stored grant %q", name), &g, &g.Version, grantVersion); err != nil {
+		return nil, err
 	}
 	g.adoptReference()
 	return &g, nil

@@ -36,16 +36,15 @@ func (l leaseGrant) encode() (string, error) {
 }
 
 func parseLeaseGrant(encoded string) (l leaseGrant, err error) {
-	switch {
-	case json.Unmarshal([]byte(encoded), &l) != nil || l.Grant == nil || l.Role == "":
-		return l, errors.New("what is remembered of the lease's grant is damaged")
-	case l.Grant.Version > grantVersion:
-		return l, fmt.Errorf(
-			"the lease's grant was written by a newer version of the engine (layout %d)",
-			l.Grant.Version,
-		)
+	var parts struct {
+		Role  string          `json:"role"`
+		Grant json.RawMessage `json:"grant"`
 	}
-	return l, nil
+	if json.Unmarshal([]byte(encoded), &parts) != nil || parts.Role == "" || parts.Grant == nil {
+		return l, errors.New("what is remembered of the lease's grant is damaged")
+	}
+	l = leaseGrant{parts.Role, new(grant)}
+	return l, decode(parts.Grant, "the lease's grant", l.Grant, &l.Grant.Version, grantVersion)
 }
 
 // internal returns the lease's internal data. The token is in the lease's data.

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,6 +21,8 @@ const (
 	keyPending  = "pending"  // generated, and not used before the client's wallet publishes it
 	keyActive   = "active"   // config's
 	keyRetiring = "retiring" // no longer used, and still to be published for a while
+
+	keyUnreadable = "unreadable" // for another version; nothing but its id is known
 
 	defaultRetireAfter = 24 * time.Hour
 	// defaultActivateAfter is longer than servers are told to keep our jwks.json.
@@ -49,7 +52,7 @@ func (c *config) activeKey() *clientKey {
 func newKeyID() string { return "vault-" + strings.ToLower(newID()[:12]) }
 
 // loadKeys reads the keys other than the active one. A key that bears the active one's id was left
-// by a crash during its activation. A key that this version cannot read hides no other.
+// by a crash during its activation. Of a key that this version cannot read only the id is returned.
 func loadKeys(ctx context.Context, s logical.Storage, c *config) ([]*clientKey, error) {
 	ids, err := s.List(ctx, keysPrefix)
 	if err != nil {
@@ -60,7 +63,7 @@ func loadKeys(ctx context.Context, s logical.Storage, c *config) ([]*clientKey, 
 		k, err := loadKey(ctx, s, id)
 		switch {
 		case errors.Is(err, errUnreadable):
-			continue
+			keys = append(keys, &clientKey{KeyID: keyIDOf(id), State: keyUnreadable})
 		case err != nil:
 			return nil, err
 		case k != nil && k.KeyID != c.KeyID:
@@ -90,12 +93,8 @@ func loadKey(ctx context.Context, s logical.Storage, id string) (*clientKey, err
 		return nil, nil
 	}
 	var k clientKey
-	if entry.DecodeJSON(&k) != nil || k.Version > keyVersion {
-		return nil, fmt.Errorf(
-			"the stored key %q is damaged, or was written by a newer version of the engine%w",
-			id,
-			errUnreadable,
-		)
+	if err := decode(entry.Value, fmt.Sprintf("the stored key %q", keyIDOf(id)), &k, &k.Version, keyVersion); err != nil {
+		return nil, err
 	}
 	return &k, nil
 }
@@ -115,12 +114,41 @@ func (k *clientKey) storageKey() string {
 	return keysPrefix + base64.RawURLEncoding.EncodeToString([]byte(k.KeyID))
 }
 
+// keyIDOf returns the key id that a storage id stands for, or that itself if it stands for none.
+func keyIDOf(id string) string {
+	keyID, err := base64.RawURLEncoding.DecodeString(id)
+	if err != nil {
+		return id
+	}
+	return string(keyID)
+}
+
 func (k *clientKey) store(ctx context.Context, s logical.Storage) error {
 	entry, err := logical.StorageEntryJSON(k.storageKey(), k)
 	if err != nil {
 		return fmt.Errorf("encode the key: %w", err)
 	}
 	return s.Put(ctx, entry)
+}
+
+// readable returns the active key and those others that this version can read.
+func (c *config) readable(others []*clientKey) []*clientKey {
+	keys := append([]*clientKey{c.activeKey()}, others...)
+	return slices.DeleteFunc(keys, func(k *clientKey) bool { return k.State == keyUnreadable })
+}
+
+// refuseNewerKeys returns an error if a newer version has stored a key.
+func refuseNewerKeys(ctx context.Context, s logical.Storage) error {
+	ids, err := s.List(ctx, keysPrefix)
+	if err != nil {
+		return fmt.Errorf("list the stored keys: %w", err)
+	}
+	for _, id := range ids {
+		if _, err := loadKey(ctx, s, id); err != nil && !isDamaged(err) {
+			return err
+		}
+	}
+	return nil
 }
 
 func pendingKey(keys []*clientKey) *clientKey {

@@ -13,15 +13,9 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// entriesV010 are storage entries and leases that version 0.1.0 (commit 40d70a2) wrote: a client, a
-// pending key, a role, grants of every status, an open intent, an entry of the WAL, the keep-alive
-// index. They were collected with logical.CollectKeys after the requests that make them.
-type entriesV010 struct {
-	Storage map[string]json.RawMessage
-	Leases  map[string]struct{ Data, Internal map[string]any }
-}
-
-func readEntries(t *testing.T, r *rig) (all entriesV010) {
+// entriesV010 are what version 0.1.0 (commit 40d70a2) stored: a client, a pending key, a role, grants of
+// every status, an open intent, an entry of the WAL, the keep-alive index.
+func entriesV010(t *testing.T, r *rig) (all entries) {
 	t.Helper()
 	encoded, err := os.ReadFile("testdata/entries-v0.1.0.json")
 	if err != nil {
@@ -40,7 +34,7 @@ func readEntries(t *testing.T, r *rig) (all entriesV010) {
 
 func TestEntriesOfVersion010AreRead(t *testing.T) {
 	r := newRig(t)
-	all := readEntries(t, r)
+	all := entriesV010(t, r)
 
 	t.Run("grants", func(t *testing.T) {
 		for name, want := range map[string]grant{
@@ -117,28 +111,150 @@ func TestEntriesOfVersion010AreRead(t *testing.T) {
 	})
 }
 
-// What is read and stored again has every member that version 0.1.0 wrote.
-func TestEntriesOfVersion010KeepTheirNames(t *testing.T) {
-	r := newRig(t)
-	all := readEntries(t, r)
-	for key, entry := range all.Storage {
-		name, isGrant := strings.CutPrefix(key, grantsPrefix)
-		if !isGrant {
-			continue
-		}
-		r.put(name, r.stored(name))
-		again, err := r.storage.InmemStorage.Get(r.ctx, key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var before, after map[string]json.RawMessage
-		if json.Unmarshal(entry, &before) != nil || json.Unmarshal(again.Value, &after) != nil {
-			t.Fatalf("%s is not JSON", key)
-		}
-		for member := range before {
-			if after[member] == nil {
-				t.Errorf("%s: the member %s is gone", key, member)
+// newerEntry is an entry of a layout to come, in which members have another form.
+const newerEntry = `{"created_at":7,"key_id":7,"settings":"all","interactive":"yes","wallet_address":[],"version":99}`
+
+// attempts are requests for one entry.
+type attempts []struct {
+	op   logical.Operation
+	path string
+	data map[string]any
+}
+
+// What a newer version has stored is refused by name, stays as it is, and hides nothing else.
+func TestEntriesOfNewerVersions(t *testing.T) {
+	some := map[string]any{"ttl": "5m"}
+	sign := map[string]any{"access_token": "x", "method": "GET", "url": "https://rs.example/quotes/1"}
+	for key, row := range map[string]struct {
+		refused attempts
+		pass    attempts
+	}{
+		configKey: {attempts{
+			{logical.ReadOperation, "config", nil},
+			{logical.UpdateOperation, "config", map[string]any{"default_grant": "income"}},
+			{logical.PatchOperation, "config", map[string]any{"default_grant": "income"}},
+			{logical.DeleteOperation, "config", nil},
+			{logical.ReadOperation, "jwks.json", nil},
+			{logical.ReadOperation, "keys", nil},
+			{logical.UpdateOperation, "keys/rotate", nil},
+			{logical.ReadOperation, "token/income", nil},
+			{logical.ReadOperation, "token", nil},
+			{logical.UpdateOperation, "rotate/income", nil},
+			{logical.DeleteOperation, "grants/income", nil},
+			{logical.ReadOperation, "creds/till", nil},
+			{logical.UpdateOperation, "sign/income", sign},
+		}, attempts{
+			{logical.ListOperation, "grants", nil},
+			{logical.ReadOperation, "grants/income", nil},
+			{logical.ReadOperation, "roles/till", nil},
+		}},
+		grantsPrefix + "newer": {attempts{
+			{logical.ReadOperation, "grants/newer", nil},
+			{logical.UpdateOperation, "grants/newer", some},
+			{logical.PatchOperation, "grants/newer", some},
+			{logical.UpdateOperation, "grants/newer", map[string]any{"auth_server": "ask", "access": incomingAccess}},
+			{logical.UpdateOperation, "grants/newer", map[string]any{"access_token": "x", "manage_url": "manage"}},
+			{logical.DeleteOperation, "grants/newer", nil},
+			{logical.ReadOperation, "token/newer", nil},
+			{logical.UpdateOperation, "rotate/newer", nil},
+			{logical.UpdateOperation, "grants/newer/continue", nil},
+			{logical.UpdateOperation, "sign/newer", sign},
+		}, attempts{
+			{logical.ListOperation, "grants", nil},
+			{logical.ReadOperation, "token/income", nil},
+			{logical.ReadOperation, "jwks.json", nil},
+		}},
+		rolesPrefix + "newer": {attempts{
+			{logical.ReadOperation, "roles/newer", nil},
+			{logical.UpdateOperation, "roles/newer", some},
+			{logical.PatchOperation, "roles/newer", some},
+			{logical.DeleteOperation, "roles/newer", nil},
+			{logical.ReadOperation, "creds/newer", nil},
+		}, attempts{
+			{logical.ListOperation, "roles", nil},
+			{logical.ReadOperation, "creds/till", nil},
+		}},
+		(&clientKey{KeyID: "newer"}).storageKey(): {nil, attempts{
+			{logical.ReadOperation, "keys", nil},
+			{logical.ReadOperation, "jwks.json", nil},
+			{logical.UpdateOperation, "keys/rotate", nil},
+			{logical.ReadOperation, "token/income", nil},
+		}},
+	} {
+		t.Run(key, func(t *testing.T) {
+			r := withGrant(t)
+			r.ok(logical.UpdateOperation, "roles/till", r.roleFields())
+			if err := r.storage.Put(r.ctx, &logical.StorageEntry{Key: key, Value: []byte(newerEntry)}); err != nil {
+				t.Fatal(err)
+			}
+			for _, a := range row.refused {
+				for field, value := range map[string]string{
+					"auth_server": r.sandbox.AuthServer(), "manage_url": r.sandbox.AuthServer() + "/token/1",
+				} {
+					if a.data[field] != nil {
+						a.data[field] = value
+					}
+				}
+				resp, err := r.do(r.ctx, a.op, a.path, a.data)
+				if err == nil && resp.IsError() {
+					err = resp.Error()
+				}
+				if err == nil || !strings.Contains(err.Error(), "newer version of the engine (layout 99)") {
+					t.Errorf("%s %s: %v", a.op, a.path, err)
+				}
+			}
+			r.tick()
+			for _, a := range row.pass {
+				r.ok(a.op, a.path, a.data)
+			}
+			after, err := r.storage.Get(r.ctx, key)
+			if err != nil || after == nil || string(after.Value) != newerEntry {
+				t.Errorf("the entry has changed: %v", err)
+			}
+		})
+	}
+}
+
+// A key of a newer version is not replaced by one with its id, nor forgotten with the client.
+func TestKeysOfNewerVersionsAreKept(t *testing.T) {
+	r := configured(t)
+	key := (&clientKey{KeyID: "newer"}).storageKey()
+	if err := r.storage.Put(r.ctx, &logical.StorageEntry{Key: key, Value: []byte(newerEntry)}); err != nil {
+		t.Fatal(err)
+	}
+	r.fails(400, logical.UpdateOperation, "keys/rotate", map[string]any{"key_id": "newer"}, "there is a key with this id")
+	r.fails(500, logical.DeleteOperation, "config", nil, "newer version")
+	if after, err := r.storage.Get(r.ctx, key); err != nil || after == nil || string(after.Value) != newerEntry {
+		t.Errorf("the entry has changed: %v", err)
+	}
+	if c, err := loadConfig(r.ctx, r.storage); err != nil || c == nil {
+		t.Errorf("the client is forgotten: %v", err)
+	}
+}
+
+// So is what a newer version has a lease remember: Vault keeps the lease.
+func TestLeasesOfNewerVersions(t *testing.T) {
+	r := withGrant(t)
+	lease := r.read("income")
+	creds := &logical.Response{Data: lease.Data, Secret: lease.Secret}
+	for name, internal := range map[string]map[string]any{
+		"token": {"secret_type": secretType, "version": float64(99), "grants": []any{"income"}},
+		"creds": {"secret_type": credsType, "leased": `{"role":"till","grant":` + newerEntry + `}`},
+	} {
+		rotations := r.sandbox.Count("rotate")
+		secret := *lease.Secret
+		secret.InternalData = internal
+		creds.Secret = &secret
+		for _, end := range []func(*logical.Response) (*logical.Response, error){r.renew, r.revoke} {
+			if _, err := end(creds); err == nil || !strings.Contains(err.Error(), "newer version of the engine (layout 99)") {
+				t.Errorf("%s: %v", name, err)
 			}
 		}
+		if r.sandbox.Count("rotate") != rotations {
+			t.Errorf("%s: something was rotated", name)
+		}
+	}
+	if !r.sandbox.Live(tokenOf(lease)) {
+		t.Error("the token is dead")
 	}
 }

@@ -83,6 +83,8 @@ func canReuse(g *grant, now time.Time, mountLimit time.Duration) bool {
 		leaseTTL(g, now, leaseLimit(g, mountLimit)) >= minLease
 }
 
+const leaseVersion = 1
+
 // leaseRef is what a lease remembers of its grant: its internal data.
 type leaseRef struct {
 	Grant      string
@@ -92,11 +94,15 @@ type leaseRef struct {
 }
 
 func (r leaseRef) internal() map[string]any {
-	return map[string]any{"grant": r.Grant, "grant_id": r.GrantID, "generation": r.Generation, "shared": r.Shared}
+	return map[string]any{"version": leaseVersion, "grant": r.Grant, "grant_id": r.GrantID, "generation": r.Generation, "shared": r.Shared}
 }
 
-// readLeaseRef reads a lease's internal data, where numbers come back as float64.
+// readLeaseRef reads a lease's internal data, where numbers come back as float64. Version 0.1.0 gave it no
+// version.
 func readLeaseRef(internal map[string]any) (r leaseRef, err error) {
+	if version, _ := asNumber(internal["version"]); version > leaseVersion {
+		return r, newer("what the lease remembers", int(version))
+	}
 	generation, ok := asNumber(internal["generation"])
 	r.Generation = int(generation)
 	r.Grant, _ = internal["grant"].(string)

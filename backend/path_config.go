@@ -40,7 +40,7 @@ func (b *Backend) pathConfig() *framework.Path {
 		Fields:       configFields,
 		ExistenceCheck: func(ctx context.Context, req *logical.Request, _ *framework.FieldData) (bool, error) {
 			c, err := loadConfig(ctx, req.Storage)
-			return c != nil, err
+			return exists(c != nil, err)
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.CreateOperation: write,
@@ -267,8 +267,14 @@ func (b *Backend) deleteConfig(
 		return nil, err
 	}
 	defer unlock()
+	if _, err := loadConfig(ctx, req.Storage); err != nil && !isDamaged(err) {
+		return nil, err
+	}
 	if err := refuseWhileGrants(ctx, req, "the config cannot be deleted"); err != nil {
 		return errorResponse(err)
+	}
+	if err := refuseNewerKeys(ctx, req.Storage); err != nil {
+		return nil, err
 	}
 	if err := logical.ClearView(ctx, logical.NewStorageView(req.Storage, keysPrefix)); err != nil {
 		return nil, fmt.Errorf("forget the client's keys: %w", err)

@@ -81,7 +81,7 @@ func (b *Backend) pathGrant() *framework.Path {
 		Fields: grantFields,
 		ExistenceCheck: func(ctx context.Context, req *logical.Request, d *framework.FieldData) (bool, error) {
 			g, err := loadGrant(ctx, req.Storage, d.Get("name").(string))
-			return g != nil, err
+			return exists(g != nil, err)
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.CreateOperation: write,

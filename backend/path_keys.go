@@ -153,7 +153,7 @@ func (b *Backend) readKeys(
 	}
 	warnUnreadableKeys(ctx, req.Storage, resp)
 	list := []any{}
-	for _, k := range append([]*clientKey{c.activeKey()}, keys...) {
+	for _, k := range c.readable(keys) {
 		one, err := k.describe()
 		if err != nil {
 			return nil, err
@@ -287,7 +287,7 @@ func (b *Backend) readJWKS(
 		if err != nil {
 			return nil, err
 		}
-		for _, k := range append([]*clientKey{c.activeKey()}, keys...) {
+		for _, k := range c.readable(keys) {
 			jwk, err := authserver.PublicJWK(k.KeyID, k.PrivateKey)
 			if err != nil {
 				return nil, err

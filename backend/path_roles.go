@@ -90,7 +90,7 @@ func (b *Backend) pathRole() *framework.Path {
 		Fields: fields,
 		ExistenceCheck: func(ctx context.Context, req *logical.Request, d *framework.FieldData) (bool, error) {
 			r, err := loadRole(ctx, req.Storage, d.Get("name").(string))
-			return r != nil, err
+			return exists(r != nil, err)
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.CreateOperation: write,
@@ -133,15 +133,8 @@ func loadRole(ctx context.Context, s logical.Storage, name string) (*role, error
 		return nil, nil
 	}
 	var r role
-	if err := entry.DecodeJSON(&r); err != nil {
-		return nil, fmt.Errorf("decode the stored role %q: it is damaged", name)
-	}
-	if r.Version > roleVersion {
-		return nil, fmt.Errorf(
-			"the stored role %q was written by a newer version of the engine (layout %d)",
-			name,
-			r.Version,
-		)
+	if err := decode(entry.Value, fmt.Sprintf("the stored role %q", name), &r, &r.Version, roleVersion); err != nil {
+		return nil, err
 	}
 	return &r, nil
 }
@@ -317,5 +310,8 @@ func (b *Backend) deleteRole(
 		return nil, err
 	}
 	defer l.release()
+	if _, err := loadRole(ctx, req.Storage, name); err != nil && !isDamaged(err) {
+		return nil, err
+	}
 	return nil, req.Storage.Delete(ctx, rolesPrefix+name)
 }

@@ -229,7 +229,7 @@ func (r *rig) saysToken(op string) *string {
 // What cannot be read is kept: it may be of a newer version.
 func TestRollbackOfWhatCannotBeRead(t *testing.T) {
 	r := withRole(t)
-	for _, data := range []any{"s3cr3t", 7, `{"role":"till","grant":{"version":99}}`} {
+	for _, data := range []any{"s3cr3t", 7, `{"role":"till","grant":` + newerEntry + `}`} {
 		if _, err := framework.PutWAL(r.ctx, r.storage, walKind, data); err != nil {
 			t.Fatal(err)
 		}
