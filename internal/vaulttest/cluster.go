@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/vault/api"
 )
@@ -26,6 +27,7 @@ func StartCluster(t testing.TB, nodes int) []*Server {
 	for i := range cluster {
 		s := newServer(t)
 		t.Cleanup(s.Kill) // a graceful stop needs a leader, for which the last ones would wait
+		s.starts = 1
 		s.start(s.nodeArguments, s.started)
 		cluster[i] = s
 		if i == 0 {
@@ -87,6 +89,7 @@ func (s *Server) nodeArguments(address string) ([]string, error) {
 		"log_level":        cmp.Or(s.logLevel, "debug"),
 		// Only root may use it, and tests read what is stored.
 		"raw_storage_endpoint": true,
+		allowAudit:             true,
 	})
 	if err != nil {
 		return nil, err
@@ -95,13 +98,29 @@ func (s *Server) nodeArguments(address string) ([]string, error) {
 	return []string{"-config=" + file}, os.WriteFile(file, config, 0o600)
 }
 
-// started looks for the start in the server's own log: there is no token yet, so a response could
-// come from another program on the port.
+// started looks for the latest start in the server's own log: there is no token yet, so a response
+// could come from another program on the port.
 func (s *Server) started(context.Context) error {
-	if !strings.Contains(s.Log(), "server started!") {
+	if strings.Count(s.Log(), "server started!") < s.starts {
 		return errors.New("it has not started yet")
 	}
 	return nil
+}
+
+// Restart starts a cluster's server again that was stopped or killed, at its address and on its
+// data, unseals it, and waits until it serves requests.
+func (s *Server) Restart() {
+	s.t.Helper()
+	s.starts++
+	err := s.run(s.started)
+	for deadline := time.Now().Add(time.Minute); err != nil && time.Now().Before(deadline); {
+		time.Sleep(time.Second) // another program uses the port for a moment
+		err = s.run(s.started)
+	}
+	if err != nil {
+		s.t.Fatalf("start %s again: %v", s.Address, err)
+	}
+	s.Unseal()
 }
 
 // initialize makes the server the first one of a cluster.
@@ -132,10 +151,12 @@ func (s *Server) initialize() {
 	}
 }
 
-// Leads reports whether the server is its cluster's leader.
+// Leads reports whether the server is its cluster's leader. One that does not answer is not.
 func (s *Server) Leads() bool {
 	s.t.Helper()
-	leader, err := s.Client("").Sys().Leader()
+	client := s.Client("")
+	client.SetClientTimeout(2 * time.Second)
+	leader, err := client.Sys().Leader()
 	return err == nil && leader.IsSelf
 }
 

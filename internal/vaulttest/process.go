@@ -21,11 +21,11 @@ type process struct {
 	ended chan struct{} // closed once the process has exited and been waited for
 }
 
-// startProcess runs a binary whose output goes to logFile. It starts the binary from a thread that
+// startProcess runs a binary whose output is appended to logFile. It starts the binary from a thread that
 // lives as long as the process: the kernel kills the process when that thread ends (see
 // killWithThread), so it does not outlive a test that panics or times out.
 func startProcess(binary string, args, env []string, dir, logFile string) (*process, error) {
-	log, err := os.Create(logFile)
+	log, err := os.OpenFile(logFile, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
 	}

@@ -22,6 +22,10 @@ import (
 // Plugin is the name under which every server has the plugin in its catalog.
 const Plugin = "vault-plugin-secrets-open-payments"
 
+// allowAudit is the setting without which OpenBao enables no audit device through its API. Vault
+// warns that it does not know it.
+const allowAudit = "unsafe_allow_api_audit_creation"
+
 // Options configure a server. The zero value is valid.
 type Options struct {
 	LogLevel string // trace, debug, info, warn or error; debug if empty
@@ -36,8 +40,10 @@ type Server struct {
 	binary    string
 	dir       string
 	process   *process
-	unsealKey string // the only one
-	logLevel  string // of a server on disk
+	arguments []string // of the server binary
+	starts    int      // how often a cluster's server has been started
+	unsealKey string   // the only one
+	logLevel  string   // of a server on disk
 }
 
 // Start starts a server in dev mode, unsealed and in memory, waits until it serves requests, and
@@ -53,8 +59,12 @@ func Start(t testing.TB, options Options) *Server {
 	}
 	s := newServer(t)
 	s.RootToken = token
+	config := filepath.Join(s.dir, "server.json")
+	if err := os.WriteFile(config, []byte(`{"`+allowAudit+`":true}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	s.start(func(address string) ([]string, error) {
-		return []string{"-dev", "-dev-no-store-token", "-dev-root-token-id=" + s.RootToken,
+		return []string{"-dev", "-config=" + config, "-dev-no-store-token", "-dev-root-token-id=" + s.RootToken,
 			"-dev-listen-address=" + address, "-dev-plugin-dir=" + s.PluginDir(), "-log-level=" + options.LogLevel}, nil
 	}, s.readyInDevMode)
 	return s
@@ -108,16 +118,22 @@ func (s *Server) start(arguments func(address string) ([]string, error), ready f
 		if err != nil {
 			return err
 		}
-		args = append([]string{"server"}, args...)
-		s.process, err = startProcess(s.binary, args, s.environment(""), s.dir, s.logFile())
-		if err != nil {
-			return err
-		}
-		return s.process.wait(ready)
+		s.arguments = append([]string{"server"}, args...)
+		return s.run(ready)
 	})
 	if err != nil {
 		s.t.Fatalf("start %s: %v", s.binary, err)
 	}
+}
+
+// run starts the server's process and waits until it is ready.
+func (s *Server) run(ready func(context.Context) error) error {
+	var err error
+	s.process, err = startProcess(s.binary, s.arguments, s.environment(""), s.dir, s.logFile())
+	if err != nil {
+		return err
+	}
+	return s.process.wait(ready)
 }
 
 func (s *Server) ready(ctx context.Context) error { return lookupSelf(ctx, s.Address, s.RootToken) }
@@ -234,6 +250,14 @@ func (s *Server) Binary() string { return s.binary }
 
 // PID returns the server's process id.
 func (s *Server) PID() int { return s.process.pid }
+
+// Signal sends the server a signal, such as SIGSTOP.
+func (s *Server) Signal(signal syscall.Signal) {
+	s.t.Helper()
+	if err := syscall.Kill(s.process.pid, signal); err != nil {
+		s.t.Fatalf("signal %s: %v", s.Address, err)
+	}
+}
 
 // Stop stops the server as an operator would, and kills it if that takes more than 15 s. Stopping
 // it twice does no harm.
