@@ -27,7 +27,6 @@ func StartCluster(t testing.TB, nodes int) []*Server {
 	for i := range cluster {
 		s := newServer(t)
 		t.Cleanup(s.Kill) // a graceful stop needs a leader, for which the last ones would wait
-		s.starts = 1
 		s.start(s.nodeArguments, s.started)
 		cluster[i] = s
 		if i == 0 {

@@ -91,7 +91,7 @@ func (s *Server) readyInDevMode(ctx context.Context) error {
 func newServer(t testing.TB) *Server {
 	t.Helper()
 	binary, plugin := artifacts(t)
-	s := &Server{t: t, binary: binary, dir: t.TempDir()}
+	s := &Server{t: t, binary: binary, dir: t.TempDir(), starts: 1}
 	if err := os.Mkdir(s.PluginDir(), 0o700); err != nil {
 		t.Fatal(err)
 	}

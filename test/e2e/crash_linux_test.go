@@ -12,29 +12,18 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/vaulttest"
 )
 
 // pluginPID returns the id of the plugin's process, the server's only child.
 func (e *engine) pluginPID() int {
 	e.t.Helper()
-	// Each of the server's threads has its own children.
-	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", e.PID()))
-	if err != nil {
-		e.t.Fatal(err)
+	plugins := e.plugins(e.Server)
+	if len(plugins) != 1 {
+		e.t.Fatalf("the server has the children %v, not one plugin", plugins)
 	}
-	var children []string
-	for _, file := range files {
-		text, _ := os.ReadFile(file) // the thread may have ended
-		children = append(children, strings.Fields(string(text))...)
-	}
-	if len(children) != 1 {
-		e.t.Fatalf("the server has children %v, not one plugin", children)
-	}
-	pid, err := strconv.Atoi(children[0])
-	if err != nil {
-		e.t.Fatal(err)
-	}
-	return pid
+	return plugins[0]
 }
 
 // killPlugin ends the plugin's process as a crash would.
@@ -49,6 +38,27 @@ func (e *engine) signalPlugin(signal syscall.Signal) {
 	if err := syscall.Kill(e.pluginPID(), signal); err != nil {
 		e.t.Fatal(err)
 	}
+}
+
+// plugins returns the process ids of a server's children.
+func (e *engine) plugins(server *vaulttest.Server) (pids []int) {
+	e.t.Helper()
+	// Each of the server's threads has its own children.
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", server.PID()))
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	for _, file := range files {
+		text, _ := os.ReadFile(file) // the thread may have ended
+		for _, child := range strings.Fields(string(text)) {
+			pid, err := strconv.Atoi(child)
+			if err != nil {
+				e.t.Fatal(err)
+			}
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
 
 // crash crashes the plugin during the rotation for a read: before the request reaches the sandbox,

@@ -23,10 +23,14 @@ func (e *engine) leader(cluster []*vaulttest.Server) *vaulttest.Server {
 	return nil
 }
 
-// waitForLeader waits until one of the servers is the leader.
-func (e *engine) waitForLeader(limit time.Duration, servers []*vaulttest.Server) {
+// waitForLeader waits until one of the servers is the leader, and returns it.
+func (e *engine) waitForLeader(limit time.Duration, servers []*vaulttest.Server) (leader *vaulttest.Server) {
 	e.t.Helper()
-	e.within(limit, "a new leader", func() bool { return e.leader(servers) != nil })
+	e.within(limit, "a new leader", func() bool {
+		leader = e.leader(servers)
+		return leader != nil
+	})
+	return leader
 }
 
 func without(cluster []*vaulttest.Server, one *vaulttest.Server) []*vaulttest.Server {
@@ -65,6 +69,7 @@ func TestFailover(t *testing.T) {
 		leader.Unseal()
 		l.waitForMore()
 		l.finish()
+		t.Logf("failed requests: %v", l.failures)
 	})
 
 	for _, row := range []slowRotation{

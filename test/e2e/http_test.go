@@ -23,12 +23,18 @@ type reply struct {
 	status int
 	text   string
 	data   map[string]any
+	lease  string
 	errors []string
 }
 
 // send sends a request with the root token, without retries. PATCH sends a merge patch.
 func (e *engine) send(ctx context.Context, method, path, body string) (reply, error) {
-	request, err := http.NewRequestWithContext(ctx, method, e.Address+"/v1/"+e.at(path), strings.NewReader(body))
+	return e.sendTo(ctx, e.at(path), method, body)
+}
+
+// sendTo sends a request to a path of Vault's.
+func (e *engine) sendTo(ctx context.Context, path, method, body string) (reply, error) {
+	request, err := http.NewRequestWithContext(ctx, method, e.Address+"/v1/"+path, strings.NewReader(body))
 	if err != nil {
 		return reply{}, err
 	}
@@ -46,15 +52,16 @@ func (e *engine) send(ctx context.Context, method, path, body string) (reply, er
 		return reply{}, err
 	}
 	var parts struct {
-		Data   map[string]any
-		Errors []string
+		Data    map[string]any
+		LeaseID string `json:"lease_id"`
+		Errors  []string
 	}
 	if len(text) > 0 {
 		if err := json.Unmarshal(text, &parts); err != nil {
 			return reply{}, fmt.Errorf("a %d that is not JSON: %w", response.StatusCode, err)
 		}
 	}
-	return reply{response.StatusCode, string(text), parts.Data, parts.Errors}, nil
+	return reply{response.StatusCode, string(text), parts.Data, parts.LeaseID, parts.Errors}, nil
 }
 
 // request sends a request and checks the response's status.

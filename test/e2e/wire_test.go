@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -24,8 +25,16 @@ type wire struct {
 	mu      sync.Mutex
 	secrets map[string]string       // by value: what it is
 	asked   map[string]time.Time    // by token: when the request for it arrived
-	issued  map[string]int          // by operation: answers with a token
 	held    map[string]*heldRequest // by operation
+	issued  []issued                // in this order
+	linger  time.Duration           // how long an answer with a token is held back
+}
+
+// issued is a token that the sandbox has issued.
+type issued struct {
+	token, manage     string // manage is the last part of the manage URL
+	replaces          string // the manage of the token before; empty for the first one of a grant
+	arrived, answered time.Time
 }
 
 // heldRequest is a request that the wire holds.
@@ -84,8 +93,9 @@ func (w *wire) wrap(next http.Handler) http.Handler {
 		} else {
 			h.serve(answer, r, next)
 		}
-		w.recordSecrets(answer.body.Bytes(), sandbox.Operation(r), arrived)
+		w.recordSecrets(answer.body.Bytes(), arrived)
 		w.recordRedirect(answer.Header().Get("Location"))
+		time.Sleep(w.recordIssued(r, answer.body.Bytes(), arrived)) // what is left is sent when this returns
 	})
 }
 
@@ -95,13 +105,6 @@ func (w *wire) askedAt(token string) time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.asked[token]
-}
-
-// rotations returns how many rotations the sandbox has done.
-func (w *wire) rotations() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.issued["rotate"]
 }
 
 func (h *heldRequest) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
@@ -138,7 +141,7 @@ func (c *recordingWriter) Write(p []byte) (int, error) {
 // Unwrap gives the sandbox access to the connection, which its misbehaviours need.
 func (c *recordingWriter) Unwrap() http.ResponseWriter { return c.ResponseWriter }
 
-func (w *wire) recordSecrets(body []byte, operation string, arrived time.Time) {
+func (w *wire) recordSecrets(body []byte, arrived time.Time) {
 	var answer struct {
 		AccessToken struct{ Value, Manage string } `json:"access_token"`
 		Continue    struct {
@@ -153,9 +156,8 @@ func (w *wire) recordSecrets(body []byte, operation string, arrived time.Time) {
 	if answer.AccessToken.Value != "" {
 		w.mu.Lock()
 		if w.asked == nil {
-			w.asked, w.issued = map[string]time.Time{}, map[string]int{}
+			w.asked = map[string]time.Time{}
 		}
-		w.issued[operation]++
 		w.asked[answer.AccessToken.Value] = arrived
 		w.mu.Unlock()
 	}
@@ -218,6 +220,73 @@ func (w *wire) secretsSoFar() map[string]string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return maps.Clone(w.secrets)
+}
+
+// recordIssued records the token in an answer, and returns how long the answer is to be held back.
+func (w *wire) recordIssued(r *http.Request, body []byte, arrived time.Time) time.Duration {
+	var answer struct {
+		AccessToken struct{ Value, Manage string } `json:"access_token"`
+	}
+	if json.Unmarshal(body, &answer) != nil || answer.AccessToken.Value == "" {
+		return 0
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	one := issued{
+		token: answer.AccessToken.Value, manage: lastPart(answer.AccessToken.Manage),
+		arrived: arrived, answered: time.Now().Add(w.linger),
+	}
+	if sandbox.Operation(r) == "rotate" {
+		one.replaces = lastPart(r.URL.Path)
+	}
+	w.issued = append(w.issued, one)
+	return w.linger
+}
+
+// lingers has answers with a token be held back for so long.
+func (w *wire) lingers(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.linger = d
+}
+
+// log returns the tokens that the sandbox has issued so far, in order.
+func (w *wire) log() []issued {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.issued)
+}
+
+// chain is the tokens that have replaced each other, the last one first.
+type chain []issued
+
+// chains returns, of all that the sandbox has issued, what has replaced what.
+func (w *wire) chains() (all []chain) {
+	log, by, replaced := w.log(), map[string]issued{}, map[string]bool{}
+	for _, one := range log {
+		by[one.manage], replaced[one.replaces] = one, true
+	}
+	for _, last := range log {
+		if replaced[last.manage] {
+			continue
+		}
+		c := chain{last}
+		for one, more := by[last.replaces]; more; one, more = by[one.replaces] {
+			c = append(c, one)
+		}
+		all = append(all, c)
+	}
+	return all
+}
+
+// issuedAfter returns, by the first token of each grant at the sandbox, how many tokens have been issued for
+// the grant.
+func (w *wire) issuedAfter() map[string]int64 {
+	tokens := map[string]int64{}
+	for _, c := range w.chains() {
+		tokens[c[len(c)-1].token] = int64(len(c))
+	}
+	return tokens
 }
 
 func lastPart(url string) string { return url[strings.LastIndexByte(url, '/')+1:] }
