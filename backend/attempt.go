@@ -111,7 +111,11 @@ func (a *attempt) sendWithRetry(
 		if err := a.pause(ctx, pause); err != nil {
 			return nil, err
 		}
-		if !a.place.Return() {
+		back := a.place.Return
+		if v == recheck { // a dead token is to be found out, however busy the server is
+			back = func() bool { return a.place.Await(ctx) }
+		}
+		if !back() {
 			return out, serverError(failureOf(out))
 		}
 	}

@@ -215,6 +215,18 @@ func TestEntriesOfNewerVersions(t *testing.T) {
 	}
 }
 
+// By force a grant is forgotten, whoever wrote it.
+func TestForceForgetsAGrantOfANewerVersion(t *testing.T) {
+	r := configured(t)
+	if err := r.storage.Put(r.ctx, &logical.StorageEntry{Key: grantsPrefix + "newer", Value: []byte(newerEntry)}); err != nil {
+		t.Fatal(err)
+	}
+	resp := r.ok(logical.DeleteOperation, "grants/newer", map[string]any{"force": true})
+	if after, err := r.storage.Get(r.ctx, grantsPrefix+"newer"); err != nil || after != nil || len(resp.Warnings) != 1 {
+		t.Errorf("%v %v", resp, err)
+	}
+}
+
 // A key of a newer version is not replaced by one with its id, nor forgotten with the client.
 func TestKeysOfNewerVersionsAreKept(t *testing.T) {
 	r := configured(t)

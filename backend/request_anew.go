@@ -87,16 +87,14 @@ func (a *attempt) storeAnew(
 	return g, err
 }
 
-// moveTo exchanges the attempt's place for one at another server, without waiting, and reports whether
-// there was one.
+// moveTo exchanges the attempt's place for one at another server, and reports whether there was one in
+// time. Without one the dead token would be found out again by each read.
 func (a *attempt) moveTo(ctx context.Context, origin string) bool {
 	if origin == a.place.Origin() {
-		return a.place.Return()
+		return a.place.Await(ctx)
 	}
 	a.place.Leave()
-	atOnce, cancel := context.WithCancel(ctx)
-	cancel()
-	place, ok := a.client.Enter(atOnce, origin, false)
+	place, ok := a.client.Enter(ctx, origin, false)
 	if ok {
 		a.place = place
 	}

@@ -902,3 +902,46 @@ func TestStandbyBeginsNothing(t *testing.T) {
 		t.Error("a standby has asked the server")
 	}
 }
+
+// A rejection is asked about again in turn, however busy the server is: otherwise nobody would find out that
+// the token is dead for as long as there is a queue.
+func TestRejectionIsSettledAtABusyServer(t *testing.T) {
+	r := withGrant(t)
+	r.ok(logical.PatchOperation, "config", map[string]any{"max_requests_per_server": 1})
+	r.ask("first")
+	r.ask("second")
+	r.sandbox.Misbehave(sandbox.Misbehaviour{On: []string{"rotate"}, Drop: true, Times: 1})
+	arrived, release := make(chan struct{}), make(chan struct{})
+	var others []<-chan result
+	r.b.sleep = func(_ context.Context, d time.Duration) error {
+		r.clock.Advance(d)
+		if r.sandbox.Count("rotate") != 2 {
+			return nil // the pause after the answer that was lost
+		}
+		r.on("rotate", func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+			select {
+			case arrived <- struct{}{}:
+				<-release
+			default:
+			}
+			next.ServeHTTP(w, req)
+		})
+		others = append(others, r.goRead(r.ctx, "first"))
+		<-arrived
+		others = append(others, r.goRead(r.ctx, "second"))
+		for r.b.network.Waiting(r.sandbox.URL()) != 1 {
+			runtime.Gosched()
+		}
+		go func() {
+			for r.b.network.Waiting(r.sandbox.URL()) == 1 {
+				runtime.Gosched()
+			}
+			close(release)
+		}()
+		return nil
+	}
+	r.live(<-r.goRead(r.ctx, "income"))
+	for _, other := range others {
+		r.live(<-other)
+	}
+}

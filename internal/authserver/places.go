@@ -21,6 +21,7 @@ const placeTimeout = 10 * time.Second
 // Place is the right to have one request in flight to an origin. One place serves all that an
 // attempt sends there, one request after the other.
 type Place struct {
+	network    *Network
 	queue      *placeQueue
 	origin     string
 	limit      int
@@ -54,18 +55,26 @@ type waiter struct {
 // has one. At most MaxRequestsPerServer are held at once, of which background work has at most half,
 // and at least one. The caller calls Leave.
 func (c *Client) Enter(ctx context.Context, origin string, background bool) (*Place, bool) {
-	p := &Place{origin: origin, limit: c.MaxRequestsPerServer, background: background}
-	w := c.network.places.enter(p)
-	if w == nil {
-		return p, true
+	p := &Place{network: c.network, origin: origin, limit: c.MaxRequestsPerServer, background: background}
+	if !p.Await(ctx) {
+		return nil, false
 	}
-	waiting, stop := deadline.After(ctx, c.network.clock, placeTimeout)
+	return p, true
+}
+
+// Await waits in turn, as Enter does, for a place that was left, and reports whether it is held again.
+func (p *Place) Await(ctx context.Context) bool {
+	w := p.network.places.enter(p)
+	if w == nil {
+		return true
+	}
+	waiting, stop := deadline.After(ctx, p.network.clock, placeTimeout)
 	defer stop()
 	select {
 	case <-w.ready:
-		return p, true
+		return true
 	case <-waiting.Done():
-		return nil, p.queue.giveUp(w)
+		return p.queue.giveUp(w)
 	}
 }
 
@@ -73,6 +82,9 @@ func (c *Client) Enter(ctx context.Context, origin string, background bool) (*Pl
 func (all *places) enter(p *Place) *waiter {
 	all.mu.Lock()
 	defer all.mu.Unlock()
+	if p.held {
+		return nil
+	}
 	if all.byOrigin == nil {
 		all.byOrigin = map[string]*placeQueue{}
 	}
