@@ -3,7 +3,7 @@
 # Where the sandbox listens: the address in the commands of README.md and examples/README.md.
 SANDBOX_ADDR ?= 127.0.0.1:39183
 
-.PHONY: help build sandbox quickstart test fuzz lint bench soak load vault
+.PHONY: help build sandbox quickstart test fuzz lint bench soak load cluster vault
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -34,6 +34,9 @@ soak: ## 50 000 rotations against bad servers, on bad storage; under ten minutes
 
 load: ## 64 applications for two minutes on 2 000 grants and a real Vault server
 	@go test -count 1 -run '^TestApplications$$' -v -timeout 15m ./test/e2e -load
+
+cluster: ## disturb the leader of a real cluster 24 times under load (10 to 20 minutes)
+	@go test -count=1 -v -run 'TestCluster$$' -timeout 60m ./test/e2e -disturbances 24
 
 vault: ## print the path of a Vault server; builds it once if there is none
 	@scripts/vault

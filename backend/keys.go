@@ -93,7 +93,8 @@ func loadKey(ctx context.Context, s logical.Storage, id string) (*clientKey, err
 		return nil, nil
 	}
 	var k clientKey
-	if err := decode(entry.Value, fmt.Sprintf("the stored key %q", keyIDOf(id)), &k, &k.Version, keyVersion); err != nil {
+	what := fmt.Sprintf("the stored key %q", keyIDOf(id))
+	if err := decode(entry.Value, what, &k, &k.Version, keyVersion); err != nil {
 		return nil, err
 	}
 	return &k, nil

@@ -94,7 +94,9 @@ type leaseRef struct {
 }
 
 func (r leaseRef) internal() map[string]any {
-	return map[string]any{"version": leaseVersion, "grant": r.Grant, "grant_id": r.GrantID, "generation": r.Generation, "shared": r.Shared}
+	return map[string]any{
+		"version": leaseVersion, "grant": r.Grant, "grant_id": r.GrantID, "generation": r.Generation, "shared": r.Shared,
+	}
 }
 
 // readLeaseRef reads a lease's internal data, where numbers come back as float64. Version 0.1.0 gave it no

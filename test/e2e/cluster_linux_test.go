@@ -112,13 +112,13 @@ func (c *cluster) awaitHealthy() {
 // only mount.
 func (c *cluster) checkPlugins() {
 	c.t.Helper()
-	last := ""
 	for deadline := time.Now().Add(soon); ; time.Sleep(100 * time.Millisecond) {
-		if last = c.straysAmong(c.pluginProcesses()); last == "" {
+		stray := c.straysAmong(c.pluginProcesses())
+		if stray == "" {
 			return
 		}
 		if time.Now().After(deadline) {
-			c.t.Fatal(last)
+			c.t.Fatal(stray)
 		}
 	}
 }
@@ -203,15 +203,13 @@ func TestCluster(t *testing.T) {
 	c := &cluster{engine: mountEngine(t, nodes[0], "op", 0), nodes: nodes}
 	c.openBao = strings.HasPrefix(c.run("version"), "OpenBao")
 	l := c.startTraffic(nodes)
-	var figures strings.Builder
 	for i := range *disturbed {
 		d := disturbances[i%len(disturbances)]
 		all, one := c.disturb(l, d)
-		fmt.Fprintf(&figures, "\n%d: the leader %s: %.1f s without any service, %.1f s at most for one application",
+		t.Logf("%d: the leader %s: %.1f s without any service, %.1f s at most for one application",
 			i+1, d.name, all.Seconds(), one.Seconds())
 	}
 	l.finish(c.through(c.waitForLeader(soon, nodes)))
-	t.Logf("%d disturbances:%s", *disturbed, figures.String())
 	for _, server := range nodes {
 		c.checkNoSecret("the server's log", server.Log())
 		server.Kill()

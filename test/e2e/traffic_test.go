@@ -18,7 +18,7 @@ import (
 
 const (
 	// requestPatience is how long an application waits for one node before it goes on to the next.
-	requestPatience = 2 * time.Second
+	requestPatience = 4 * time.Second
 	// storageTime is how long an answer may take from the authorization server into storage.
 	storageTime = 2 * time.Second
 )
@@ -231,10 +231,9 @@ func (t *traffic) record(a *application, kind string, got reply, err error) bool
 
 // receive takes note of a token, and checks that no other of its grant is live.
 func (t *traffic) receive(key string, got reply) {
-	generation, err := fmt.Sprint(got.data["generation"]), error(nil)
 	var number int64
-	if _, err = fmt.Sscan(generation, &number); err != nil {
-		t.report("%s: generation %q", key, generation)
+	if _, err := fmt.Sscan(fmt.Sprint(got.data["generation"]), &number); err != nil {
+		t.report("%s: the generation is no number: %v", key, err)
 	}
 	token := fmt.Sprint(got.data["access_token"])
 	t.mu.Lock()
@@ -284,7 +283,7 @@ func (t *traffic) waitForMore(through *engine) {
 			t.e.t.Logf("succeeded: %v, then %v; lost: %v; failed: %v; wrong: %v", before, t.done, t.lost, t.failures, t.wrong)
 		}
 	}()
-	t.e.within(time.Minute, "further requests", func() bool {
+	t.e.within(3*time.Minute, "further requests", func() bool {
 		t.mu.Lock()
 		lost := slices.Collect(maps.Keys(t.lost))
 		clear(t.lost)
