@@ -95,7 +95,8 @@ type leaseRef struct {
 
 func (r leaseRef) internal() map[string]any {
 	return map[string]any{
-		"version": leaseVersion, "grant": r.Grant, "grant_id": r.GrantID, "generation": r.Generation, "shared": r.Shared,
+		"version": leaseVersion,
+		"grant":   r.Grant, "grant_id": r.GrantID, "generation": r.Generation, "shared": r.Shared,
 	}
 }
 
