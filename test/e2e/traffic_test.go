@@ -87,7 +87,9 @@ func (t *traffic) consent(e *engine, name string) {
 }
 
 func (t *traffic) start(name string, node int, path, grant string) {
+	t.mu.Lock()
 	t.done[name] = 0
+	t.mu.Unlock()
 	a := &application{t: t, name: name, path: path, grant: grant, node: node}
 	t.running.Go(a.run)
 }
@@ -280,6 +282,8 @@ func (t *traffic) waitForMore(through *engine) {
 	before := maps.Clone(t.done)
 	t.mu.Unlock()
 	defer func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
 		if t.e.t.Failed() {
 			t.e.t.Logf("succeeded: %v, then %v; lost: %v; failed: %v; wrong: %v", before, t.done, t.lost, t.failures, t.wrong)
 		}
