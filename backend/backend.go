@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"regexp"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -41,8 +42,9 @@ type Backend struct {
 	locks    lockTable
 	network  *authserver.Network
 	signers  signers
-	outages  sync.Map // a set: origins of servers that last gave no answer
-	issuedAt sync.Map // origins of servers: when one last issued a token
+	outages  sync.Map     // a set: origins of servers that last gave no answer
+	issuedAt sync.Map     // origins of servers: when one last issued a token
+	cursor   atomic.Int64 // of the index, as this process last knew it; zero before its first tick
 	patterns map[*framework.Path]*regexp.Regexp
 	namespaces
 

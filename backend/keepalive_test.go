@@ -1042,6 +1042,22 @@ func TestCursor(t *testing.T) {
 	}
 }
 
+// What is scheduled while the clock is wrong, and no tick has found that out, is not left behind.
+func TestClockSetBackAndForthBetweenTicks(t *testing.T) {
+	r := configured(t)
+	r.imported("payer", nil)
+	r.tick()
+	r.clock.Advance(-25 * time.Hour)
+	r.on("rotate", knowsNoToken)
+	r.fails(400, logical.ReadOperation, "token/payer", nil, "lost")
+	r.on("rotate", nil)
+	r.clock.Advance(25 * time.Hour)
+	r.tick()
+	if g := r.stored("payer"); g.Status != statusActive {
+		t.Errorf("the grant is %s", g.Status)
+	}
+}
+
 // moveSlot moves the only slot to some time from now.
 func (r *rig) moveSlot(d time.Duration) {
 	r.Helper()

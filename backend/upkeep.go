@@ -167,6 +167,7 @@ func (b *Backend) upkeep(ctx context.Context, s logical.Storage) error {
 		return err
 	}
 	setBack := known && from > hourOf(now)
+	b.cursor.Store(min(from, hourOf(now)))
 	hours, err := hoursToCheck(ctx, s, hourOf(now), from, known)
 	if err != nil {
 		return err
@@ -187,6 +188,7 @@ func (b *Backend) upkeep(ctx context.Context, s logical.Storage) error {
 	if failed != nil || b.inFlight.isClosing() || known && done == from {
 		return failed
 	}
+	b.cursor.Store(done)
 	return storeCursor(ctx, s, done)
 }
 

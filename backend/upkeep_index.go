@@ -56,18 +56,24 @@ func listSlots(ctx context.Context, s logical.Storage, hour int64) ([]string, er
 }
 
 // schedule puts a grant into the index that is about to be stored, if there is something to do about
-// it before the slot that the stored one (nil: none) has, and returns the slot's key.
+// it before the slot that the stored one (nil: none) has, and returns the slot's key. If the clock was set
+// back since, that slot is not where it would be put now.
 func (l *grantLock) schedule(ctx context.Context, stored, g *grant) (string, error) {
 	now := l.b.clock.Now()
 	at, before := nextCheck(g, now), nextCheck(stored, now)
-	if at.IsZero() || !before.IsZero() && !at.Before(before) {
+	setBack := stored != nil && stored.lastActivity().After(now)
+	if at.IsZero() || !setBack && !before.IsZero() && !at.Before(before) {
 		return "", nil
 	}
 	return l.putSlot(ctx, at, slot{})
 }
 
-// putSlot returns errors as they are: logical.ErrReadOnly makes Vault forward the request.
+// putSlot returns errors as they are: logical.ErrReadOnly makes Vault forward the request. No slot is put
+// before the cursor, where nobody would look once a clock that was set back is right again.
 func (l *grantLock) putSlot(ctx context.Context, at time.Time, s slot) (string, error) {
+	if from := time.Unix(l.b.cursor.Load()*3600, 0); at.Before(from) {
+		at = from
+	}
 	key := slotKey(at, l.name)
 	entry, err := logical.StorageEntryJSON(key, s)
 	if err != nil {
