@@ -41,7 +41,8 @@ type Backend struct {
 
 	locks    lockTable
 	network  *authserver.Network
-	signers  signers
+	signers  remembered[knownClient]
+	tickets  remembered[ticketKeys]
 	outages  sync.Map     // a set: origins of servers that last gave no answer
 	issuedAt sync.Map     // origins of servers: when one last issued a token
 	cursor   atomic.Int64 // of the index, as this process last knew it; zero before its first tick
@@ -78,7 +79,7 @@ func newBackend(version string, clock clockwork.Clock) *Backend {
 		BackendType:    logical.TypeLogical,
 		RunningVersion: version,
 		PathsSpecial: &logical.Paths{
-			SealWrapStorage: []string{configKey, keysPrefix, grantsPrefix, framework.WALPrefix},
+			SealWrapStorage: []string{configKey, keysPrefix, ticketsPrefix, grantsPrefix, framework.WALPrefix},
 			Unauthenticated: []string{"jwks.json"},
 		},
 		Paths: []*framework.Path{
@@ -92,6 +93,7 @@ func newBackend(version string, clock clockwork.Clock) *Backend {
 			b.pathSign(),
 			b.pathRolesList(),
 			b.pathRole(),
+			b.pathCredsSign(),
 			b.pathCreds(),
 			b.pathKeys(),
 			b.pathKeysRotate(),
@@ -99,8 +101,11 @@ func newBackend(version string, clock clockwork.Clock) *Backend {
 		},
 		Secrets: []*framework.Secret{b.secretToken(), b.secretCreds()},
 		Invalidate: func(_ context.Context, key string) {
-			if key == configKey {
+			switch key {
+			case configKey:
 				b.signers.forget()
+			case ticketKeysKey:
+				b.tickets.forget()
 			}
 		},
 		PeriodicFunc:      b.tick,

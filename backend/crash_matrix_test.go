@@ -319,7 +319,8 @@ func roleLeases() []scenario {
 	}
 	renew := func(c *crash) error { return c.renewed(c.renew(c.lease)) }
 	leftBehind := func(c *crash) {
-		withTill(c)
+		leased(c) // the first one makes the key of tickets
+		_ = revoke(c)
 		c.breaker.arm(point{})
 		_ = creds(c)
 		last := len(c.breaker.points(stopBefore))

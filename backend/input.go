@@ -187,7 +187,7 @@ func checkValue(field string, kind framework.FieldType, value any, op logical.Op
 // checkLength refuses a value that is longer than its field's may be.
 func checkLength(field string, value any) error {
 	limit := maxFieldLength
-	if field == batchField || field == bodyField {
+	if field == batchField || field == bodyField || field == ticketField {
 		limit = maxRequestLength
 	}
 	if length(value) > limit {

@@ -141,9 +141,10 @@ func (b *Backend) cancelLeaseGrant(ctx context.Context, s logical.Storage, l lea
 // issuance is an attempt at a grant for a new lease. Nobody else knows of the grant, so it is not
 // locked.
 type issuance struct {
-	attempt *attempt
-	wal     string        // id of the WAL's entry
-	ttl     time.Duration // of the lease
+	attempt   *attempt
+	wal       string        // id of the WAL's entry
+	ttl       time.Duration // of the lease
+	ticketKey ticketKey
 }
 
 func (i *issuance) leaseGrant() leaseGrant { return leaseGrant{i.attempt.role, i.attempt.grant} }
@@ -168,13 +169,17 @@ func (b *Backend) beginIssuance(ctx context.Context, s logical.Storage, name str
 	if err := c.checkAllowed("auth_server", r.AuthServer); err != nil {
 		return nil, err
 	}
+	key, err := b.ticketKeyInUse(ctx, s)
+	if err != nil {
+		return nil, err
+	}
 	lock := &grantLock{b: b, storage: s, name: credsPrefix + name}
 	a, err := lock.newAttempt(ctx, c, r.grant(c, b.clock.Now()), causeAsk, uri.OriginOf(r.AuthServer), r.OperatorHosts)
 	if err != nil {
 		return nil, err
 	}
 	a.role = name
-	i := &issuance{attempt: a}
+	i := &issuance{attempt: a, ticketKey: key}
 	encoded, err := i.leaseGrant().encode()
 	if err == nil {
 		i.wal, err = framework.PutWAL(ctx, s, walKind, encoded)

@@ -175,8 +175,12 @@ func retiringKey(ctx context.Context, s logical.Storage, c *config) (last *clien
 
 // activate makes a pending key the one that signs. The key before it is stored as retiring first:
 // whatever a crash leaves, config says which is active. A key that is replaced by force may have been
-// stolen, and is never used again.
+// stolen, and is never used again. The key of signing tickets is replaced, too, and first: a crash in
+// between only replaces it twice.
 func (b *Backend) activate(ctx context.Context, s logical.Storage, c *config, k *clientKey, force bool) error {
+	if err := b.replaceTicketKey(ctx, s); err != nil {
+		return err
+	}
 	now := b.clock.Now()
 	old := c.activeKey()
 	old.Version, old.State, old.RetiresAt, old.Usable = keyVersion, keyRetiring, now.Add(k.RetireAfter), !force
@@ -228,6 +232,9 @@ func (b *Backend) advanceKeys(ctx context.Context, s logical.Storage, force bool
 }
 
 func (b *Backend) destroyRetired(ctx context.Context, s logical.Storage, keys []*clientKey) error {
+	if err := b.destroyRetiredTicketKeys(ctx, s); err != nil {
+		return err
+	}
 	for _, k := range keys {
 		if k.State != keyRetiring || b.clock.Now().Before(k.RetiresAt) {
 			continue

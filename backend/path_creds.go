@@ -21,8 +21,10 @@ Reading asks the authorization server for a new grant with the role's rights, wh
 must not need consent, and hands its token out. No other reader has it, so
 no other reader can take it away.
 
+signing_ticket is what creds/NAME/sign needs besides the token.
+
 The lease never outlives the token. Renewing it rotates the token and returns the
-new one in the renewal's response. Revoking it cancels the grant at the server, and
+new one, with a ticket of its own, in the renewal's response. Revoking it cancels the grant at the server, and
 so does its expiry.
 `
 )
@@ -54,14 +56,22 @@ var credsFields = func() map[string]*framework.FieldSchema {
 		Required:    true,
 		Description: "Name of the role.",
 	}
+	fields[ticketField] = secretField("Signing ticket", "What creds/NAME/sign needs besides the token.")
+	fields[ticketField].Required = true
 	return fields
 }()
 
-func credsData(role string, g *grant) map[string]any {
-	data := tokenData("", g)
+// credsResponse returns what a lease of a role holds, with a ticket for its token.
+func (b *Backend) credsResponse(req *logical.Request, lg leaseGrant, key ticketKey) (*logical.Response, error) {
+	internal, err := lg.internal()
+	if err != nil {
+		return nil, err
+	}
+	data := tokenData("", lg.Grant)
 	delete(data, "grant")
-	data["role"] = role
-	return data
+	data["role"] = lg.Role
+	data[ticketField], err = key.seal(newTicket(lg.Grant, b.clock.Now()), ticketPlace(req, lg.Role))
+	return b.Secret(credsType).Response(data, internal), err
 }
 
 func (b *Backend) secretCreds() *framework.Secret {
@@ -84,11 +94,10 @@ func (b *Backend) readCreds(
 		return errorResponse(err)
 	}
 	lg := i.leaseGrant()
-	internal, err := lg.internal()
+	resp, err := b.credsResponse(req, lg, i.ticketKey)
 	if err != nil {
 		return nil, err
 	}
-	resp := b.Secret(credsType).Response(credsData(lg.Role, lg.Grant), internal)
 	resp.Secret.TTL, resp.Secret.MaxTTL = i.ttl, i.ttl
 	resp.Secret.Renewable = lg.Grant.Settings.Renewable && !lg.Grant.ManageOld
 	warnLease(resp, lg.Grant, i.ttl)
@@ -119,6 +128,10 @@ func (b *Backend) renewCreds(
 	if end.Sub(b.clock.Now()) < minLease {
 		return nil, leaseOver(lg.path(ctx))
 	}
+	key, err := b.ticketKeyInUse(ctx, req.Storage)
+	if err != nil {
+		return nil, err
+	}
 	a, err := lg.rotate(ctx, l)
 	if err != nil {
 		return nil, err
@@ -134,11 +147,10 @@ func (b *Backend) renewCreds(
 		return nil, tooShort(a.grant)
 	}
 	lg.Grant = a.grant
-	internal, err := lg.internal()
+	resp, err := b.credsResponse(req, lg, key)
 	if err != nil {
 		return nil, err
 	}
-	resp := b.Secret(credsType).Response(credsData(lg.Role, lg.Grant), internal)
 	extend(resp.Secret, req.Secret, now, ttl)
 	warnLease(resp, lg.Grant, ttl)
 	return resp, nil

@@ -17,11 +17,14 @@ import (
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/sandbox"
 )
 
-// withRole starts an engine with a client and the role "till".
+// withRole starts an engine with a client and the role "till", of which a lease was issued before.
 func withRole(t testing.TB) *rig {
 	t.Helper()
 	r := configured(t)
 	r.ok(logical.UpdateOperation, "roles/till", r.roleFields())
+	if _, err := r.b.ticketKeyInUse(r.ctx, r.storage); err != nil {
+		t.Fatal(err)
+	}
 	return r
 }
 

@@ -6,10 +6,11 @@ import (
 	"context"
 	"crypto/subtle"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"runtime"
 	"slices"
-	"sync"
+	"strings"
 	"sync/atomic"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -46,18 +47,8 @@ error; and the reference.
 )
 
 func (b *Backend) pathSign() *framework.Path {
-	text := func(name, description string) *framework.FieldSchema {
-		return &framework.FieldSchema{
-			Type:         framework.TypeString,
-			Description:  description,
-			DisplayAttrs: &framework.DisplayAttributes{Name: name},
-		}
-	}
-	token := text(
-		"Access token",
-		"The grant's current access token, as a read of token/NAME or a renewal returned it.",
-	)
-	token.DisplayAttrs.Sensitive = true
+	fields := maps.Clone(signParams)
+	fields["name"] = nameField
 	return &framework.Path{
 		Pattern: "sign/(?P<name>.+)",
 		DisplayAttrs: &framework.DisplayAttributes{
@@ -65,31 +56,38 @@ func (b *Backend) pathSign() *framework.Path {
 			OperationVerb:   "sign",
 			OperationSuffix: "request",
 		},
-		Fields: map[string]*framework.FieldSchema{
-			"name":         nameField,
-			"access_token": token,
-			"method":       text("Method", "GET or POST."),
-			"url":          text("URL", "The whole URL that the request will be sent to, query included."),
-			"body": text("Body", "The body, for operations that have one: its JSON text, or the JSON "+
-				"object."),
-			batchField: {
-				Type: framework.TypeSlice,
-				Description: "Up to 250 requests: objects with access_token, method, url, body and reference, as " +
-					"JSON or as its text.",
-				DisplayAttrs: &framework.DisplayAttributes{Name: "Batch input"},
-			},
-		},
-		Operations: map[logical.Operation]framework.OperationHandler{
-			// Not forwarded by itself: a standby can sign, and whether it is one would be one more
-			// question to Vault for each request.
-			logical.UpdateOperation: &framework.PathOperation{
-				Callback:  b.signRequest,
-				Summary:   "Sign a request to the resource server.",
-				Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: signFields}}},
-			},
-		},
+		Fields:          fields,
+		Operations:      signOperations(b.signForGrant),
 		HelpSynopsis:    signSynopsis,
 		HelpDescription: signDescription,
+	}
+}
+
+// signParams are the fields of a request to be signed, and of a batch.
+var signParams = map[string]*framework.FieldSchema{
+	accessTokenField: secretField(
+		"Access token",
+		"The current access token, as the read or a renewal of its lease returned it.",
+	),
+	"method":  stringField("Method", "GET or POST."),
+	"url":     stringField("URL", "The whole URL that the request will be sent to, query included."),
+	bodyField: stringField("Body", "The body, for operations that have one: its JSON text, or the JSON object."),
+	batchField: {
+		Type:         framework.TypeSlice,
+		Description:  "Up to 250 requests: objects with these fields and reference, as JSON or as its text.",
+		DisplayAttrs: &framework.DisplayAttributes{Name: "Batch input"},
+	},
+}
+
+func signOperations(call framework.OperationFunc) map[logical.Operation]framework.OperationHandler {
+	return map[logical.Operation]framework.OperationHandler{
+		// Not forwarded by itself: a standby can sign, and whether it is one would be one more
+		// question to Vault for each request.
+		logical.UpdateOperation: &framework.PathOperation{
+			Callback:  call,
+			Summary:   "Sign a request to the resource server.",
+			Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: signFields}}},
+		},
 	}
 }
 
@@ -107,33 +105,137 @@ var signFields = map[string]*framework.FieldSchema{
 	},
 }
 
-// signRequest signs one request, or a batch. It takes no lock and writes nothing, so a rotation of
+// signForGrant signs what a stored grant allows. It takes no lock and writes nothing, so a rotation of
 // the grant that waits for its server does not hold it up.
-func (b *Backend) signRequest(
+func (b *Backend) signForGrant(
 	ctx context.Context, req *logical.Request, d *framework.FieldData,
+) (*logical.Response, error) {
+	return b.sign(ctx, req, d, func(c *config) (permits, error) {
+		return grantPermits(ctx, req.Storage, c, d.Get("name").(string))
+	})
+}
+
+// permits returns what may be signed with the token of a request; an error if nothing may.
+type permits func(presented) (rights.Scope, error)
+
+// sign signs one request, or a batch, as config's client. find returns what may be signed.
+func (b *Backend) sign(
+	ctx context.Context, req *logical.Request, d *framework.FieldData, find func(*config) (permits, error),
 ) (*logical.Response, error) {
 	one, batch, err := parseUnsigned(d)
 	if err != nil {
 		return errorResponse(err)
 	}
-	s, err := b.signing(ctx, req, d.Get("name").(string))
+	c, err := b.signer(ctx, req.Storage)
+	if err != nil {
+		return b.signingError(err)
+	}
+	allowed, err := find(c.config)
 	if err != nil {
 		return b.signingError(err)
 	}
 	if batch == nil {
-		signed, err := s.sign(ctx, one)
+		signed, err := c.sign(ctx, one, allowed)
 		if err != nil {
 			return b.signingError(err)
 		}
 		return &logical.Response{Data: signed}, nil
 	}
+	results, refused := c.signBatch(ctx, batch, allowed)
+	if refused && !b.WriteSafeReplicationState() {
+		return nil, logical.ErrReadOnly
+	}
+	return &logical.Response{Data: map[string]any{"batch_results": results}}, nil
+}
+
+// signingError returns why nothing is signed. A standby signs by itself, but may know an older
+// token, older rights or older ticket keys than are stored: what it would refuse is decided by the
+// active node, to which Vault forwards the request.
+func (b *Backend) signingError(err error) (*logical.Response, error) {
+	if !b.WriteSafeReplicationState() {
+		return nil, logical.ErrReadOnly
+	}
+	return errorResponse(err)
+}
+
+// grantPermits returns what may be signed for a grant.
+func grantPermits(ctx context.Context, s logical.Storage, c *config, name string) (permits, error) {
+	g, err := loadGrant(ctx, s, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkSignable(ctx, g, c, name); err != nil {
+		return nil, err
+	}
+	if g.Token != "" && !authserver.IsToken(g.Token) {
+		return nil, logical.CodedError(
+			http.StatusBadGateway,
+			"the authorization server "+g.AuthOrigin+" issued a token that no header can hold",
+		)
+	}
+	scope, err := g.signingScope()
+	if err != nil {
+		return nil, err
+	}
+	return func(p presented) (rights.Scope, error) {
+		if g.Token == "" || subtle.ConstantTimeCompare([]byte(p.token), []byte(g.Token)) != 1 {
+			return rights.Scope{}, notCurrent(p.token)
+		}
+		return scope, nil
+	}, nil
+}
+
+// knownClient is the client and its key, ready to sign. (Of a grant nothing is remembered: storage
+// says which token is the current one.)
+type knownClient struct {
+	config *config
+	signer authserver.Signer
+}
+
+func (b *Backend) signer(ctx context.Context, s logical.Storage) (*knownClient, error) {
+	return b.signers.get(func() (*knownClient, error) {
+		c, err := loadClient(ctx, s)
+		if err != nil {
+			return nil, err
+		}
+		signer, err := authserver.NewSigner(c.identity())
+		return &knownClient{c, signer}, err
+	})
+}
+
+// sign returns a signed request's headers and body, or why it is not signed.
+func (c *knownClient) sign(ctx context.Context, p presented, allowed permits) (map[string]any, error) {
+	if p.malformed != nil {
+		return nil, p.malformed
+	}
+	scope, err := allowed(p)
+	if err != nil {
+		return nil, err
+	}
+	body, err := scope.Allow(p.Request)
+	if err != nil {
+		return nil, userErrorf("%s", err)
+	}
+	headers, err := c.signer.Headers(ctx, p.Method, p.URL, body, p.token)
+	if err != nil {
+		return nil, err
+	}
+	signed := map[string]any{"headers": headers}
+	if body != "" {
+		signed["body"] = body
+	}
+	return signed, nil
+}
+
+// signBatch returns the result of each request, and reports whether one was refused.
+func (c *knownClient) signBatch(ctx context.Context, batch []presented, allowed permits) ([]any, bool) {
 	results := make([]any, len(batch))
 	var refused atomic.Bool
 	var work errgroup.Group
 	work.SetLimit(runtime.GOMAXPROCS(0))
 	for i, item := range batch {
 		work.Go(func() error {
-			signed, err := s.sign(ctx, item)
+			signed, err := c.sign(ctx, item, allowed)
 			if err != nil {
 				signed = map[string]any{"error": err.Error()}
 				refused.Store(true)
@@ -146,124 +248,14 @@ func (b *Backend) signRequest(
 		})
 	}
 	_ = work.Wait() // each result has its own error
-	if refused.Load() && !b.WriteSafeReplicationState() {
-		return nil, logical.ErrReadOnly
-	}
-	return &logical.Response{Data: map[string]any{"batch_results": results}}, nil
-}
-
-// signingError returns why nothing is signed. A standby signs by itself, but may know an older
-// token or older rights than are stored: what it would refuse is decided by the active node, to
-// which Vault forwards the request.
-func (b *Backend) signingError(err error) (*logical.Response, error) {
-	if !b.WriteSafeReplicationState() {
-		return nil, logical.ErrReadOnly
-	}
-	return errorResponse(err)
-}
-
-// signing holds what is needed to sign for a grant.
-type signing struct {
-	signer authserver.Signer
-	scope  rights.Scope
-	token  string // the grant's
-}
-
-func (b *Backend) signing(ctx context.Context, req *logical.Request, name string) (s signing, err error) {
-	c, err := b.signers.get(ctx, req)
-	if err != nil {
-		return s, err
-	}
-	g, err := loadGrant(ctx, req.Storage, name)
-	if err != nil {
-		return s, err
-	}
-	if err := checkSignable(ctx, g, c.config, name); err != nil {
-		return s, err
-	}
-	if g.Token != "" && !authserver.IsToken(g.Token) {
-		return s, logical.CodedError(
-			http.StatusBadGateway,
-			"the authorization server "+g.AuthOrigin+" issued a token that no header can hold",
-		)
-	}
-	s.signer, s.token = c.signer, g.Token
-	s.scope, err = g.signingScope()
-	return s, err
-}
-
-// sign returns a signed request's headers and body, or why it is not signed.
-func (s signing) sign(ctx context.Context, p presented) (map[string]any, error) {
-	if p.malformed != nil {
-		return nil, p.malformed
-	}
-	if s.token == "" || subtle.ConstantTimeCompare([]byte(p.token), []byte(s.token)) != 1 {
-		return nil, notCurrent(p.token)
-	}
-	body, err := s.scope.Allow(p.Request)
-	if err != nil {
-		return nil, userErrorf("%s", err)
-	}
-	p.Body = body
-	headers, err := s.signer.Headers(ctx, p.Method, p.URL, p.Body, s.token)
-	if err != nil {
-		return nil, err
-	}
-	signed := map[string]any{"headers": headers}
-	if body != "" {
-		signed["body"] = body
-	}
-	return signed, nil
-}
-
-// signers remembers the client and its key, ready to sign. To read them anew would be one more
-// question to Vault for each request. (Of a grant nothing is remembered: storage says which token
-// is the current one.)
-type signers struct {
-	mu      sync.Mutex
-	changes int // a client that was read before a change is not remembered after it
-	known   *knownClient
-}
-
-type knownClient struct {
-	config *config
-	signer authserver.Signer
-}
-
-func (s *signers) get(ctx context.Context, req *logical.Request) (*knownClient, error) {
-	s.mu.Lock()
-	known, changes := s.known, s.changes
-	s.mu.Unlock()
-	if known != nil {
-		return known, nil
-	}
-	c, err := loadClient(ctx, req.Storage)
-	if err != nil {
-		return nil, err
-	}
-	known = &knownClient{config: c}
-	if known.signer, err = authserver.NewSigner(c.identity()); err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if changes == s.changes {
-		s.known = known
-	}
-	return known, nil
-}
-
-func (s *signers) forget() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.changes++
-	s.known = nil
+	return results, refused.Load()
 }
 
 // presented is a request to be signed, with the token that the caller holds.
 type presented struct {
 	rights.Request
 	token     string
+	ticket    string // of a lease of a role
 	reference string // a batch's own name for it
 	malformed error
 }
@@ -271,15 +263,19 @@ type presented struct {
 // parseUnsigned reads what is to be signed: one request, or a batch (nil: none).
 func parseUnsigned(d *framework.FieldData) (presented, []presented, error) {
 	one := presented{
-		token: value[string](d, "access_token"),
+		token: value[string](d, accessTokenField),
 		Request: rights.Request{
-			Method: value[string](d, "method"), URL: value[string](d, "url"), Body: value[string](d, "body"),
+			Method: value[string](d, "method"), URL: value[string](d, "url"), Body: value[string](d, bodyField),
 		},
+	}
+	takesTicket := d.Schema[ticketField] != nil
+	if takesTicket {
+		one.ticket = value[string](d, ticketField)
 	}
 	if !given(d, batchField) {
 		return one, nil, nil
 	}
-	if slices.ContainsFunc([]string{"method", "url", "body"}, func(field string) bool { return given(d, field) }) {
+	if slices.ContainsFunc([]string{"method", "url", bodyField}, func(field string) bool { return given(d, field) }) {
 		return one, nil, userErrorf(
 			"%s: holds the requests' method, url and body; do not give them alongside it",
 			batchField,
@@ -291,7 +287,7 @@ func parseUnsigned(d *framework.FieldData) (presented, []presented, error) {
 	}
 	batch := make([]presented, len(items))
 	for i, item := range items {
-		batch[i] = parseItem(item, one.token)
+		batch[i] = parseItem(item, one, takesTicket)
 	}
 	return one, batch, nil
 }
@@ -311,16 +307,20 @@ func batchItems(raw any) ([]any, error) {
 	return items, nil
 }
 
-// parseItem reads one request of a batch. What is wrong with it is its own result and not the
-// batch's.
-func parseItem(item any, token string) presented {
-	p := presented{token: token}
+// parseItem reads one request of a batch; beside holds the token and the ticket that are given
+// alongside the list. What is wrong with it is its own result and not the batch's.
+func parseItem(item any, beside presented, takesTicket bool) presented {
+	p := presented{token: beside.token, ticket: beside.ticket}
+	into := map[string]*string{
+		accessTokenField: &p.token, "method": &p.Method, "url": &p.URL, bodyField: &p.Body, "reference": &p.reference,
+	}
+	if takesTicket {
+		into[ticketField] = &p.ticket
+	}
+	known := strings.Join(slices.Sorted(maps.Keys(into)), ", ")
 	members, ok := item.(map[string]any)
 	if !ok {
-		p.malformed = userErrorf("must be an object with method, url, body and access_token")
-	}
-	into := map[string]*string{
-		"access_token": &p.token, "method": &p.Method, "url": &p.URL, "body": &p.Body, "reference": &p.reference,
+		p.malformed = userErrorf("must be an object with %s", known)
 	}
 	for name, raw := range members {
 		if name != "reference" {
@@ -330,7 +330,7 @@ func parseItem(item any, token string) presented {
 		content := checkContent(name, raw)
 		switch field := into[name]; {
 		case field == nil:
-			p.malformed = userErrorf("unknown member: a request has access_token, method, url, body and reference")
+			p.malformed = userErrorf("unknown member: a request has %s", known)
 		case !isString:
 			p.malformed = userErrorf("%s: must be a string", name)
 		case content != nil:

@@ -4,6 +4,7 @@ package backend
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/url"
 
@@ -13,7 +14,11 @@ import (
 // signingScope returns which requests may be signed for the grant: those at its resource server that
 // the rights that were asked for allow, and those that its authorization server has told.
 func (g *grant) signingScope() (rights.Scope, error) {
-	s, err := rights.NewScope(g.ResourceServer, g.authServerURLs(), g.Requested, g.Access)
+	return newScope(g.ResourceServer, g.authServerURLs(), g.Requested, g.Access)
+}
+
+func newScope(resourceServer string, reserved []string, requested, access json.RawMessage) (rights.Scope, error) {
+	s, err := rights.NewScope(resourceServer, reserved, requested, access)
 	if err != nil {
 		return s, userErrorf("%s", err)
 	}

@@ -17,7 +17,7 @@ import (
 // ErrClosed is returned, wrapped, by every method except Close once Close has been called.
 var ErrClosed = errors.New("the client is closed")
 
-// Options configure a Client. Only Grant is required.
+// Options configure a Client. Either Grant or Role is required.
 type Options struct {
 	// Mount is the path at which the secrets engine is mounted; "op" if empty.
 	Mount string
@@ -26,6 +26,9 @@ type Options struct {
 	// grant hold the same token. Once in that token's lifetime one of them replaces it; a request
 	// by another one that then finds its token dead is sent once more.
 	Grant string
+	// Role is the name of a role, in place of Grant: the Client gets a grant of its own, which no
+	// other reader can disturb. So any number of replicas can have the same Role.
+	Role string
 	// Base sends signed requests, and forwards all others unchanged. It must not retry a POST. If
 	// nil, it is a copy of http.DefaultTransport that closes connections after 3 s of idle time:
 	// Open Payments servers close theirs after 5 s, and a POST that is sent at that moment may or
@@ -40,7 +43,7 @@ type TokenSource interface {
 	Token(ctx context.Context) (Token, error)
 }
 
-// Token is an access token of a grant, as returned by op/token/NAME.
+// Token is an access token of a grant, as returned by op/token/NAME or op/creds/NAME.
 type Token struct {
 	// Value is the token itself. It belongs in the header "Authorization: GNAP <Value>" of requests
 	// signed with the client's key.
@@ -56,24 +59,25 @@ type Token struct {
 	WalletAddress string `json:"wallet_address"`
 }
 
-// Client gets access tokens of one grant from Vault, and sends requests that Vault has signed. It
-// is safe for concurrent use.
+// Client gets access tokens of one grant, or of grants of one role, from Vault, and sends requests
+// that Vault has signed. It is safe for concurrent use.
 //
-// The first use reads op/token/NAME. After two thirds of the lease the Client renews it in the
-// background, or reads the token again if the lease is not renewable, so that callers need not
-// wait. A Client that has not been used since it got its token does neither: its lease expires,
-// which costs Vault and the authorization server nothing, and the next use reads again. All callers
-// share one renewal or read; a caller whose context ends stops waiting, and the others go on. After
-// a failed read, callers get the same error at once for about a second, doubling up to half a
-// minute; a token that is still live is used in the meantime.
+// The first use reads op/token/NAME (op/creds/NAME for a role). After two thirds of the lease the
+// Client renews it in the background, or reads the token again if the lease is not renewable, so that
+// callers need not wait. A Client that has not been used since it got its token does neither: its
+// lease expires, which costs Vault and the authorization server nothing, and the next use reads
+// again. All callers share one renewal or read; a caller whose context ends stops waiting, and the
+// others go on. After a failed read, callers get the same error at once for about a second, doubling
+// up to half a minute; a token that is still live is used in the meantime.
 //
 // Renewing the Vault token is up to the caller; the leases end with it. Do not put a Vault Agent or
 // Vault Proxy that caches between a Client and Vault: it would return the rejected token again.
 type Client struct {
-	vault     *api.Client
-	base      http.RoundTripper
-	tokenPath string
-	signPath  string
+	vault      *api.Client
+	base       http.RoundTripper
+	tokenPath  string
+	signPath   string
+	withTicket bool // signing takes the lease's ticket: it is a role's
 
 	mu         sync.Mutex
 	lease      *lease   // the newest; nil before the first read and after Close
@@ -89,7 +93,7 @@ var _ TokenSource = (*Client)(nil)
 
 // New returns a Client that sends requests through vault, with the address, token and retry
 // settings that vault has at the time of each request. It reads nothing until the first use. It
-// returns an error if vault is nil or o.Grant is empty.
+// returns an error if vault is nil, or unless either o.Grant or o.Role is given.
 func New(vault *api.Client, o Options) (*Client, error) {
 	mount := strings.Trim(o.Mount, "/")
 	if mount == "" {
@@ -98,19 +102,21 @@ func New(vault *api.Client, o Options) (*Client, error) {
 	switch {
 	case vault == nil:
 		return nil, errors.New("a Vault client is required")
-	case o.Grant == "":
-		return nil, errors.New("Options.Grant is required: the name of a grant")
+	case (o.Grant == "") == (o.Role == ""):
+		return nil, errors.New("either Options.Grant or Options.Role is required: the name of a grant or a role")
 	case o.Base == nil:
 		o.Base = defaultBase()
 	}
-	return &Client{
-		vault:     vault,
-		base:      o.Base,
-		tokenPath: mount + "/token/" + o.Grant,
-		signPath:  mount + "/sign/" + o.Grant,
-		reads:     newBackOff(),
-		retries:   newBackOff(),
-	}, nil
+	c := &Client{vault: vault, base: o.Base, reads: newBackOff(), retries: newBackOff()}
+	if o.Role != "" {
+		c.tokenPath = mount + "/creds/" + o.Role
+		c.signPath = c.tokenPath + "/sign"
+		c.withTicket = true
+	} else {
+		c.tokenPath = mount + "/token/" + o.Grant
+		c.signPath = mount + "/sign/" + o.Grant
+	}
+	return c, nil
 }
 
 func defaultBase() http.RoundTripper {
@@ -124,7 +130,8 @@ func defaultBase() http.RoundTripper {
 }
 
 // Token returns the grant's token. If there is no live one, it waits, no longer than ctx, for Vault
-// to rotate the grant, and returns Vault's error (an [api.ResponseError]) if Vault cannot.
+// to rotate the grant, or to ask for one for the role, and returns Vault's error (an
+// [api.ResponseError]) if Vault cannot.
 func (c *Client) Token(ctx context.Context) (Token, error) {
 	l, err := c.usableLease(ctx, nil)
 	if err != nil {
@@ -135,9 +142,10 @@ func (c *Client) Token(ctx context.Context) (Token, error) {
 
 // Close revokes the lease and stops all background work. That kills the token, unless the grant is
 // shared, its on_revoke is "keep", or the token expires within half a minute; requests in progress
-// may find it dead. Close waits, no longer than ctx, for a read or renewal in progress. Closing a
-// Client twice does no harm; if Close failed, calling it again retries the revocation, and
-// otherwise the lease expires.
+// may find it dead. The grant of a role's lease is cancelled, unless the role's on_revoke is "keep";
+// earlier leases, if the Client has read more than once, expire. Close waits, no longer than ctx, for
+// a read or renewal in progress. Closing a Client twice does no harm; if Close failed, calling it
+// again retries the revocation, and otherwise the lease expires.
 func (c *Client) Close(ctx context.Context) error {
 	c.mu.Lock()
 	c.closed = true

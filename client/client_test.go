@@ -23,7 +23,10 @@ func TestNewWithoutRequiredOptions(t *testing.T) {
 		t.Error("New succeeds without a Vault client")
 	}
 	if _, err := client.New(vault, client.Options{}); err == nil {
-		t.Error("New succeeds without a grant")
+		t.Error("New succeeds without a grant and a role")
+	}
+	if _, err := client.New(vault, client.Options{Grant: "shop-income", Role: "till"}); err == nil {
+		t.Error("New succeeds with a grant and a role")
 	}
 }
 
@@ -75,6 +78,52 @@ func TestTokenIsReplacedInTime(t *testing.T) {
 			})
 		})
 	}
+}
+
+// With a role, each token is signed with under its own ticket, over renewals, reads and a rejection.
+func TestRole(t *testing.T) {
+	for name, fixed := range map[string]bool{"renewable": false, "not renewable": true} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				w.useRole()
+				w.fixed = fixed
+				for begun := time.Now(); time.Since(begun) < 2*lifetime; time.Sleep(10 * time.Second) {
+					synctest.Wait()
+					w.createPayment(201)
+				}
+				if reads, renewals := w.count("read"), w.count("renew"); reads+renewals != 4 || (renewals == 0) != fixed {
+					w.Errorf("%d reads and %d renewals", reads, renewals)
+				}
+				refused, reads := w.count("sign"), w.count("read")
+				w.set(w.rotate) // as when the ticket's key is gone: what Vault says begins with the field
+				w.createPayment(201)
+				if w.count("sign") != refused+2 || w.count("read") != reads+1 {
+					w.Error("a refused token is not replaced")
+				}
+			})
+		})
+	}
+}
+
+// A refused ticket is replaced like a refused token.
+func TestRefusedTicket(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.useRole()
+		w.createPayment(201)
+		w.set(func() { w.badTicket = true })
+		w.createPayment(201)
+		w.checkCounts(2, 0)
+	})
+}
+
+// An engine of before roles could sign returns no ticket.
+func TestNoTicket(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.useRole()
+		w.noTicket = true
+		_, err := w.client.Token(w.Context())
+		w.checkError(err, "read op/creds/till", "signing_ticket", "upgrade")
+	})
 }
 
 // A client that is not used does nothing; its last lease expires.

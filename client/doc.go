@@ -9,7 +9,7 @@
 // needs only the token's value calls [Client.Token].
 //
 // The package talks to Vault over its HTTP API and imports nothing from the engine: it reads
-// op/token/NAME, renews and revokes the leases of those reads (sys/leases/renew and
-// sys/leases/revoke), and has requests signed by op/sign/NAME. client.go is the public API,
-// lease.go keeps the token fresh, transport.go signs and sends requests.
+// op/token/NAME or op/creds/NAME, renews and revokes the leases of those reads (sys/leases/renew and
+// sys/leases/revoke), and has requests signed by op/sign/NAME or op/creds/NAME/sign. client.go is the
+// public API, lease.go keeps the token fresh, transport.go signs and sends requests.
 package client

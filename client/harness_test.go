@@ -176,6 +176,9 @@ type world struct {
 	shut       bool // the resource server returns 403 for every token
 	fixed      bool // leases are not renewable
 	shared     bool // reads do not rotate, and leases are not renewable
+	role       bool // leases are a role's
+	noTicket   bool // the engine does not sign for roles
+	badTicket  bool // the ticket of the present token is not accepted
 	counts     map[string]int
 	fault      map[string]error         // by operation
 	hang       map[string]chan struct{} // by operation: its response is held until this is closed
@@ -210,7 +213,19 @@ func (w *world) newClient(base http.RoundTripper) *client.Client {
 	return c
 }
 
+// useRole makes the client that of a role.
+func (w *world) useRole() {
+	w.Helper()
+	c, err := client.New(w.vault, client.Options{Role: "till", Base: inProcess{http.HandlerFunc(w.resource)}})
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.role, w.client = true, c
+}
+
 func (w *world) token() string { return fmt.Sprintf("TokenSecret%d", w.generation) }
+
+func (w *world) ticket() string { return fmt.Sprintf("TicketSecret%d", w.generation) }
 
 // engine handles a request of Vault's, and holds its response if the test wants it to.
 func (w *world) engine(ctx context.Context, req *logical.Request) (*logical.Response, error) {
@@ -238,6 +253,13 @@ func (w *world) handle(operation string, req *logical.Request) (*logical.Respons
 	if err := w.fault[operation]; err != nil {
 		return nil, err
 	}
+	paths := map[string]string{"read": "token/shop-income", "sign": "sign/shop-income"}
+	if w.role {
+		paths = map[string]string{"read": "creds/till", "sign": "creds/till/sign"}
+	}
+	if want := paths[operation]; want != req.Path && want != "" {
+		return nil, fmt.Errorf("%s of %s, want %s", operation, req.Path, want)
+	}
 	switch operation {
 	case "read":
 		if !w.shared || w.generation == 0 {
@@ -261,10 +283,10 @@ func (w *world) handle(operation string, req *logical.Request) (*logical.Respons
 }
 
 // rotate issues a new token, which kills the previous one.
-func (w *world) rotate() { w.generation, w.dead = w.generation+1, false }
+func (w *world) rotate() { w.generation, w.dead, w.badTicket = w.generation+1, false, false }
 
 func (w *world) issueToken() *logical.Response {
-	return &logical.Response{
+	resp := &logical.Response{
 		Data: map[string]any{
 			"access_token": w.token(), "authorization": "GNAP " + w.token(), "generation": w.generation,
 			"expires_at":      time.Now().Add(lifetime).UTC().Format(time.RFC3339),
@@ -275,6 +297,10 @@ func (w *world) issueToken() *logical.Response {
 			InternalData: map[string]any{"generation": w.generation},
 		},
 	}
+	if w.role && !w.noTicket {
+		resp.Data["signing_ticket"] = w.ticket()
+	}
+	return resp
 }
 
 func (w *world) sign(data map[string]any) *logical.Response {
@@ -282,6 +308,10 @@ func (w *world) sign(data map[string]any) *logical.Response {
 	switch {
 	case data["access_token"] != w.token():
 		return logical.ErrorResponse("access_token: is not the grant's current one; read the token again")
+	case w.role && (w.badTicket || data["signing_ticket"] != w.ticket()):
+		return logical.ErrorResponse("signing_ticket: is not the one that was returned with this access_token")
+	case !w.role && data["signing_ticket"] != nil:
+		return logical.ErrorResponse("unknown field")
 	case !strings.HasPrefix(url, resourceServer+"/") || strings.Contains(url, "/unknown"):
 		return logical.ErrorResponse("url: is not one of the resource server's operations")
 	}

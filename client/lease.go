@@ -17,6 +17,7 @@ import (
 type lease struct {
 	Token
 	id          string
+	ticket      string // what signing for a role takes besides the token
 	renewable   bool
 	refreshAt   time.Time // when to get the next token
 	usableUntil time.Time
@@ -26,21 +27,29 @@ type lease struct {
 // newLease parses Vault's response to a read or renewal that was sent at the given time. Vault
 // starts the lease after that time, so here the lease ends before it ends at Vault, where it ends
 // before the token does. This needs no agreement between the two clocks.
-func newLease(secret *api.Secret, sent time.Time) (*lease, error) {
+func (c *Client) newLease(secret *api.Secret, sent time.Time) (*lease, error) {
 	if secret == nil {
 		return nil, errors.New("there is nothing at this path: is the secrets engine mounted there?")
 	}
 	l := &lease{id: secret.LeaseID, renewable: secret.Renewable}
+	l.ticket, _ = secret.Data["signing_ticket"].(string)
 	raw, err := json.Marshal(secret.Data)
 	if err != nil || json.Unmarshal(raw, &l.Token) != nil || l.Value == "" || l.id == "" {
 		return nil, errNotTheEngine
+	}
+	if c.withTicket && l.ticket == "" {
+		return nil, errNoTicket
 	}
 	ttl := time.Duration(secret.LeaseDuration) * time.Second
 	l.refreshAt, l.usableUntil = sent.Add(ttl*2/3), sent.Add(ttl)
 	return l, nil
 }
 
-var errNotTheEngine = errors.New("the response does not come from an Open Payments secrets engine")
+var (
+	errNotTheEngine = errors.New("the response does not come from an Open Payments secrets engine")
+	errNoTicket     = errors.New("the response has no signing_ticket: this version of the secrets engine does not " +
+		"sign for roles, so upgrade it")
+)
 
 // hasTokenOf reports whether both leases hold the same token: several leases of a shared grant do.
 func (l *lease) hasTokenOf(other *lease) bool { return other != nil && l.Value == other.Value }
@@ -172,7 +181,7 @@ func (c *Client) nextLease(renewed *lease) (*lease, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", c.tokenPath, err)
 	}
-	l, err := newLease(secret, sent)
+	l, err := c.newLease(secret, sent)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", c.tokenPath, err)
 	}
@@ -199,7 +208,7 @@ func (c *Client) renew(l *lease) *lease {
 	defer watcher.Stop()
 	select {
 	case renewal := <-watcher.RenewCh():
-		if renewed, err := newLease(renewal.Secret, sent); err == nil {
+		if renewed, err := c.newLease(renewal.Secret, sent); err == nil {
 			return renewed
 		}
 	case <-watcher.DoneCh(): //nolint:errcheck // Whatever the error is, a read comes next.

@@ -31,12 +31,13 @@ const (
 // example, is refused. (The response to the first read of the token says where the resource server
 // is, so the first request reads the token, whatever its URL.)
 //
-// If op/sign/NAME says that the token is not the current one, or the resource server returns 401 or
-// 403, the request is signed and sent once more, with a newer token if there is one already, or
-// else with the result of another read; RoundTrip returns the second response. If that was 401 or
-// 403 as well, the token is not to blame, and for about a second, doubling up to half a minute,
-// RoundTrip returns a 401 or 403 at once: a grant whose limits are used up also gets a 403, and
-// each new token kills the one that other requests use.
+// If op/sign/NAME (op/creds/NAME/sign for a role) says that the token is not the current one or its
+// ticket not good, or the resource server returns 401 or 403, the request is signed and sent once
+// more, with a newer token if there is one already, or else with the result of another read;
+// RoundTrip returns the second response. If that was 401 or 403 as well, the token is not to blame,
+// and for about a second, doubling up to half a minute, RoundTrip returns a 401 or 403 at once: a
+// grant whose limits are used up also gets a 403, and each new token kills the one that other
+// requests use.
 //
 // After a transport error nothing is sent again, because a POST may have paid. For the same reason
 // Idempotency-Key, which Open Payments does not know, is removed: http.Transport takes it as
@@ -161,6 +162,9 @@ func (c *Client) sign(req *http.Request, body string, l *lease) (*http.Request, 
 		method = http.MethodGet
 	}
 	fields := map[string]any{"access_token": l.Value, "method": method, "url": req.URL.String()}
+	if c.withTicket {
+		fields["signing_ticket"] = l.ticket
+	}
 	if body != "" {
 		fields["body"] = body
 	}
@@ -236,12 +240,16 @@ func connectionOptions(all http.Header) (names []string) {
 	return names
 }
 
-// isSuperseded reports whether op/sign rejected the token as not the current one. All its errors
-// begin with the name of the field that they are about; that is part of its contract.
+// isSuperseded reports whether Vault refused to sign because the token is not the current one, or its
+// ticket not good. All errors of op/sign begin with the name of the field that they are about; that
+// is part of its contract.
 func isSuperseded(err error) bool {
 	var refusal *api.ResponseError
-	return errors.As(err, &refusal) && refusal.StatusCode == http.StatusBadRequest &&
-		len(refusal.Errors) > 0 && strings.HasPrefix(refusal.Errors[0], "access_token:")
+	if !errors.As(err, &refusal) || refusal.StatusCode != http.StatusBadRequest || len(refusal.Errors) == 0 {
+		return false
+	}
+	field, _, _ := strings.Cut(refusal.Errors[0], ":")
+	return field == "access_token" || field == "signing_ticket"
 }
 
 // isUnauthorized reports whether the resource server may have rejected the token: Rafiki returns

@@ -1,6 +1,6 @@
 # This policy is for an application that uses the grant shop-income of the mount op/ and nothing
 # else. Replace them with your grant and mount; for a role, replace op/token/NAME with op/creds/NAME
-# everywhere.
+# everywhere, and op/sign/NAME with op/creds/NAME/sign.
 #
 #   vault policy write shop-app application.hcl
 #   vault token create -policy=shop-app -no-default-policy

@@ -62,7 +62,7 @@ func NewScope(resourceServer string, reserved []string, requested, access json.R
 	s := Scope{resourceServer: resourceServer}
 	if resourceServer == "" || strings.Contains(resourceServer, "?") {
 		return Scope{}, notAllowed("url",
-			"the grant does not say where its resource server is; write resource_server to the grant")
+			"the grant does not say where its resource server is; write resource_server to the grant, or to its role")
 	}
 	for _, raw := range []json.RawMessage{requested, access} {
 		if len(bytes.TrimSpace(raw)) == 0 {

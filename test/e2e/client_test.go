@@ -28,7 +28,12 @@ type goClient struct {
 
 func (e *engine) goClient(vault *api.Client, grant string) goClient {
 	e.t.Helper()
-	c, err := client.New(vault, client.Options{Mount: e.mount, Grant: grant})
+	return e.goClientFor(vault, client.Options{Mount: e.mount, Grant: grant})
+}
+
+func (e *engine) goClientFor(vault *api.Client, options client.Options) goClient {
+	e.t.Helper()
+	c, err := client.New(vault, options)
 	if err != nil {
 		e.t.Fatal(err)
 	}

@@ -257,8 +257,12 @@ func (e *engine) putPolicies(grants ...string) []string {
 func (e *engine) putPolicy(path string) (name string) {
 	e.t.Helper()
 	name = lastPart(path)
+	sign := "op/sign/" + name
+	if strings.HasPrefix(path, "creds/") {
+		sign = "op/" + path + "/sign"
+	}
 	text := e.exampleFile(filepath.Join("policies", "application.hcl"), "op/token/shop-income", "op/"+path,
-		"op/sign/shop-income", "op/sign/"+name)
+		"op/sign/shop-income", sign)
 	if err := e.vault.Sys().PutPolicy(name, text); err != nil {
 		e.t.Fatal(err)
 	}

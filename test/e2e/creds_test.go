@@ -6,12 +6,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"net/http"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/vault/api"
 
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/client"
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/sandbox"
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/vaulttest"
 )
@@ -253,6 +258,108 @@ func TestConsumersOfARole(t *testing.T) {
 		t.Errorf("the file has changed %d times", changes)
 	}
 	e.checkNoSecret("the Agent's log", agent.Log())
+}
+
+// Three replicas of an application pay with a role each, without the key: over several lives of a
+// token, with leases that are renewed and with others that are not, no request fails. Each has one
+// grant, and the end of their leases ends them all.
+func TestReplicasSignWithARole(t *testing.T) {
+	t.Parallel()
+	e := mountEngine(t, vaulttest.Start(t, vaulttest.Options{}), "op", life)
+	e.writeRole()
+	e.write("roles/fixed",
+		map[string]any{"wallet_address": e.wallet.WalletAddress("shop"), "access": access, "renewable": false})
+	grants, rotations := e.countRequests("grant"), e.countRequests("rotate")
+	clients := map[string][]goClient{}
+	for role, n := range map[string]int{"till": 3, "fixed": 1} {
+		for range n {
+			clients[role] = append(clients[role],
+				e.goClientFor(e.asApplication("creds/"+role).vault, client.Options{Mount: e.mount, Role: role}))
+		}
+	}
+	var callers sync.WaitGroup
+	end := time.Now().Add(3 * life)
+	for _, c := range slices.Concat(clients["till"], clients["fixed"]) {
+		app := &http.Client{Transport: c}
+		callers.Go(func() {
+			for time.Now().Before(end) && !t.Failed() {
+				c.createAndList(app.Do)
+				time.Sleep(20 * time.Millisecond)
+			}
+		})
+	}
+	callers.Wait()
+	// A lease of 5 s is renewed, or another one read, after 3.3 s.
+	if g, r := grants(), rotations(); r < 3*5 || g < 3+5 || g > 3+9 {
+		t.Errorf("%d grants and %d rotations", g, r)
+	}
+	for _, c := range slices.Concat(clients["till"], clients["fixed"]) {
+		if err := c.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	e.eventually("the end of all grants", func() bool { return e.wallet.LiveTokens() == 0 })
+	e.checkNoSecret("the server's log", e.Log())
+}
+
+// What a lease of a role allows to sign: its own token, until that token ends, over a renewal, a
+// replacement of the keys, a restart of the plugin and a revocation that keeps the token.
+func TestSigningTickets(t *testing.T) {
+	t.Parallel()
+	e := startEngine(t)
+	e.writeRole()
+	e.run("patch", "op/roles/till", "on_revoke=keep")
+	list := e.wallet.ResourceServer() + "/incoming-payments?wallet-address=" + e.wallet.WalletAddress("shop")
+	var tickets []string
+	fields := func(lease *api.Secret) map[string]any {
+		ticket := fmt.Sprint(lease.Data["signing_ticket"])
+		tickets = append(tickets, ticket)
+		return map[string]any{"access_token": e.tokenOf(lease), "signing_ticket": ticket, "method": "GET", "url": list}
+	}
+	sign := func(when string, request map[string]any) {
+		t.Helper()
+		signed, err := e.vault.Logical().Write("op/creds/till/sign", request)
+		if err != nil {
+			t.Fatalf("%s: %v", when, err)
+		}
+		e.sendSigned("GET", list, signed.Data)
+	}
+	first := e.readCreds()
+	old := fields(first)
+	sign("at once", old)
+	second := e.renew(first, 0)
+	sign("after a renewal", fields(second))
+
+	mixed := maps.Clone(old)
+	mixed["signing_ticket"] = second.Data["signing_ticket"]
+	foreign := maps.Clone(old)
+	foreign["signing_ticket"] = e.readCreds().Data["signing_ticket"]
+	refusals := map[string]bool{}
+	for _, request := range []map[string]any{mixed, foreign, {"access_token": e.tokenOf(second)}} {
+		got := e.request(400, "POST", "creds/till/sign", asJSON(t, request))
+		refusals[strings.Join(got.errors, "\n")] = true
+	}
+	if len(refusals) != 1 {
+		t.Errorf("different refusals: %v", slices.Collect(maps.Keys(refusals)))
+	}
+
+	rotated := e.runJSON("write", "op/keys/rotate", "force=true")
+	e.publish(rotated.Data["public_key"])
+	sign("after the keys were replaced", fields(second))
+	if _, err := e.vault.Logical().Write("sys/plugins/reload/backend", map[string]any{"plugin": vaulttest.Plugin}); err != nil {
+		t.Fatal(err)
+	}
+	sign("after a restart of the plugin", fields(second))
+	third := e.renew(second, 0)
+	sign("after a renewal with the new keys", fields(third))
+	e.run("lease", "revoke", "-sync", third.LeaseID)
+	sign("after a revocation that keeps the token", fields(third))
+	for _, ticket := range tickets {
+		if strings.Contains(e.Log(), ticket) {
+			t.Fatal("the server's log contains a ticket")
+		}
+	}
+	e.checkNoSecret("the server's log", e.Log())
 }
 
 // Vault Agent ignores the responses to its renewals here as well; and a lease of a role keeps the

@@ -236,13 +236,28 @@ func (e *engine) sendSigned(method, url string, signed map[string]any) (answer m
 func TestApplicationPolicyForCreds(t *testing.T) {
 	t.Parallel()
 	p := startWithPolicies(t)
-	policy := p.exampleFile(filepath.Join("policies", "application.hcl"))
-	if err := p.vault.Sys().PutPolicy("till",
-		strings.ReplaceAll(policy, "op/token/shop-income", "op/creds/till")); err != nil {
+	p.write("roles/other", map[string]any{"wallet_address": p.wallet.WalletAddress("shop"), "access": access})
+	stranger := p.readLease("creds/other")
+	token := p.Token(p.putPolicy("creds/till"))
+	lease, other := p.withToken(t, token).readCreds(), p.lease(p.vault, "op/token/other")
+	own := lease.LeaseID
+	list := p.wallet.ResourceServer() + "/incoming-payments?wallet-address=" + p.wallet.WalletAddress("shop")
+	sign := func(role string, lease *api.Secret) (*api.Secret, error) {
+		return p.Client(token).Logical().Write("op/creds/"+role+"/sign", map[string]any{
+			"access_token": p.tokenOf(lease), "signing_ticket": lease.Data["signing_ticket"], "method": "GET", "url": list,
+		})
+	}
+	signed, err := sign("till", lease)
+	if err != nil {
 		t.Fatal(err)
 	}
-	token := p.Token("till")
-	own, other := p.lease(p.Client(token), "op/creds/till"), p.lease(p.vault, "op/token/other")
+	p.sendSigned("GET", list, signed.Data)
+	if _, err := sign("other", stranger); !isDenied(err) {
+		t.Errorf("signed for another role: %v", err)
+	}
+	if _, err := sign("till", stranger); !isRefused(err, "signing_ticket: ") {
+		t.Errorf("signed with another role's ticket: %v", err)
+	}
 	p.checkAllowed(token, "lease renew "+own, "write -f sys/leases/renew/"+own, "lease revoke -sync "+own)
 	p.checkDenied(token, "read op/token/shop-income", "read op/roles/till", "lease renew "+other, "lease revoke "+other,
 		"write sys/leases/renew/"+own+" lease_id="+other)

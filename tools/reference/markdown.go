@@ -16,7 +16,7 @@ var codeRegexp = regexp.MustCompile(
 	`vault (?:read|list|write|patch|delete|path-help)(?: op/\S+(?: \w+=\w+)*)?` +
 		`|\b\w+=(?:true|false|[0-9]+[smh]?)\b` +
 		`|\b[a-z]+(?:_[a-z]+)+\b` +
-		`|\b(?:grants|token|roles|creds|sign|rotate|keys)/(?:NAME|rotate)(?:/continue)?\b` +
+		`|\b(?:grants|token|roles|creds|sign|rotate|keys)/(?:NAME|rotate)(?:/continue|/sign)?\b` +
 		`|\bjwks\.json\b`)
 
 // prose returns plain text as Markdown in one line.
