@@ -16,8 +16,8 @@ import (
 const (
 	ticketField = "signing_ticket"
 
-	credsSignSynopsis    = `Sign an HTTP request with the token of a role's lease.`
-	credsSignDescription = `
+	leaseSignSynopsis    = `Sign an HTTP request with the token of a role's lease.`
+	leaseSignDescription = `
 Like sign/NAME, for leases of a role. The engine does not remember these leases: besides
 access_token it needs the signing_ticket that the same read of creds/NAME, or the same
 renewal, returned. A ticket is good for its own token alone, at this mount and role and
@@ -44,8 +44,8 @@ func (b *Backend) pathCredsSign() *framework.Path {
 		},
 		Fields:          fields,
 		Operations:      signOperations(b.signForLease),
-		HelpSynopsis:    credsSignSynopsis,
-		HelpDescription: credsSignDescription,
+		HelpSynopsis:    leaseSignSynopsis,
+		HelpDescription: leaseSignDescription,
 	}
 }
 

@@ -77,6 +77,7 @@ type Client struct {
 	base       http.RoundTripper
 	tokenPath  string
 	signPath   string
+	signatures *signatures
 	withTicket bool // signing takes the lease's ticket: it is a role's
 
 	mu         sync.Mutex
@@ -116,6 +117,7 @@ func New(vault *api.Client, o Options) (*Client, error) {
 		c.tokenPath = mount + "/token/" + o.Grant
 		c.signPath = mount + "/sign/" + o.Grant
 	}
+	c.signatures = &signatures{vault: vault, path: c.signPath, apart: newBackOff()}
 	return c, nil
 }
 

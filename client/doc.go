@@ -11,5 +11,6 @@
 // The package talks to Vault over its HTTP API and imports nothing from the engine: it reads
 // op/token/NAME or op/creds/NAME, renews and revokes the leases of those reads (sys/leases/renew and
 // sys/leases/revoke), and has requests signed by op/sign/NAME or op/creds/NAME/sign. client.go is the
-// public API, lease.go keeps the token fresh, transport.go signs and sends requests.
+// public API, lease.go keeps the token fresh, transport.go signs and sends requests, and join.go has
+// those signed together that wait at the same time.
 package client

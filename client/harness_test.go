@@ -172,13 +172,17 @@ type world struct {
 
 	mu         sync.Mutex
 	generation int
-	dead       bool // the token is dead at the resource server, which Vault does not know
-	shut       bool // the resource server returns 403 for every token
-	fixed      bool // leases are not renewable
-	shared     bool // reads do not rotate, and leases are not renewable
-	role       bool // leases are a role's
-	noTicket   bool // the engine does not sign for roles
-	badTicket  bool // the ticket of the present token is not accepted
+	dead       bool     // the token is dead at the resource server, which Vault does not know
+	shut       bool     // the resource server returns 403 for every token
+	fixed      bool     // leases are not renewable
+	shared     bool     // reads do not rotate, and leases are not renewable
+	role       bool     // leases are a role's
+	noTicket   bool     // the engine does not sign for roles
+	badTicket  bool     // the ticket of the present token is not accepted
+	batches    []int    // how many requests each call of op/sign had: 0 for a call that was no batch
+	noResults  bool     // batches are answered with nothing
+	batchFault error    // of every call with batch_input
+	signed     []string // the URLs that op/sign was asked for, in order
 	counts     map[string]int
 	fault      map[string]error         // by operation
 	hang       map[string]chan struct{} // by operation: its response is held until this is closed
@@ -241,6 +245,7 @@ func (w *world) engine(ctx context.Context, req *logical.Request) (*logical.Resp
 		select {
 		case <-hang:
 		case <-ctx.Done():
+			w.set(func() { w.counts["cancelled "+operation]++ })
 		}
 	}
 	return resp, err
@@ -278,8 +283,49 @@ func (w *world) handle(operation string, req *logical.Request) (*logical.Respons
 		}
 		return &logical.Response{}, nil
 	default:
-		return w.sign(req.Data), nil
+		return w.signAll(req.Data)
 	}
+}
+
+// signAll signs a request, or a batch, whose list is JSON text.
+func (w *world) signAll(data map[string]any) (*logical.Response, error) {
+	text, isBatch := data["batch_input"].(string)
+	if !isBatch {
+		w.batches, w.signed = append(w.batches, 0), append(w.signed, fmt.Sprint(data["url"]))
+		if strings.HasSuffix(fmt.Sprint(data["url"]), "/broken") {
+			return nil, logical.CodedError(http.StatusInternalServerError, "the request could not be signed")
+		}
+		return w.sign(data), nil
+	}
+	if w.batchFault != nil {
+		return nil, w.batchFault
+	}
+	if w.noResults {
+		return &logical.Response{Data: map[string]any{"batch_results": []any{}}}, nil
+	}
+	var items []map[string]any
+	if err := json.Unmarshal([]byte(text), &items); err != nil || len(items) > 250 || len(text) > 512<<10 {
+		return logical.ErrorResponse("batch_input: must be a JSON list of requests"), nil
+	}
+	w.batches = append(w.batches, len(items))
+	results := []any{}
+	for _, item := range items {
+		for _, name := range []string{"access_token", "signing_ticket"} {
+			if item[name] == nil && data[name] != nil {
+				item[name] = data[name]
+			}
+		}
+		w.signed = append(w.signed, fmt.Sprint(item["url"]))
+		result := w.sign(item)
+		switch {
+		case strings.HasSuffix(fmt.Sprint(item["url"]), "/broken"):
+			result.Data = map[string]any{"error": "the request could not be signed"}
+		case result.IsError():
+			result.Data = map[string]any{"error": result.Error().Error()}
+		}
+		results = append(results, result.Data)
+	}
+	return &logical.Response{Data: map[string]any{"batch_results": results}}, nil
 }
 
 // rotate issues a new token, which kills the previous one.

@@ -51,6 +51,15 @@ var (
 		"sign for roles, so upgrade it")
 )
 
+// credentials returns the fields of op/sign that say which token to sign with.
+func (l *lease) credentials() map[string]any {
+	fields := map[string]any{"access_token": l.Value}
+	if l.ticket != "" {
+		fields["signing_ticket"] = l.ticket
+	}
+	return fields
+}
+
 // hasTokenOf reports whether both leases hold the same token: several leases of a shared grant do.
 func (l *lease) hasTokenOf(other *lease) bool { return other != nil && l.Value == other.Value }
 

@@ -39,6 +39,11 @@ const (
 // grant whose limits are used up also gets a 403, and each new token kills the one that other
 // requests use.
 //
+// Requests that are sent at the same time are signed together, in one call of op/sign: those wait
+// that find a call in progress, for 100 ms at most before the next call starts. Each gets its own
+// error, as if it had gone alone. The Vault token needs no further capability; where its policy
+// forbids batch_input, each request has a call of its own.
+//
 // After a transport error nothing is sent again, because a POST may have paid. For the same reason
 // Idempotency-Key, which Open Payments does not know, is removed: http.Transport takes it as
 // permission to retry a POST.
@@ -161,17 +166,11 @@ func (c *Client) sign(req *http.Request, body string, l *lease) (*http.Request, 
 	if method == "" {
 		method = http.MethodGet
 	}
-	fields := map[string]any{"access_token": l.Value, "method": method, "url": req.URL.String()}
-	if c.withTicket {
-		fields["signing_ticket"] = l.ticket
-	}
+	item := map[string]any{"method": method, "url": req.URL.String()}
 	if body != "" {
-		fields["body"] = body
+		item["body"] = body
 	}
-	secret, err := c.vault.Logical().WriteWithContext(req.Context(), c.signPath, fields)
-	if err == nil && (secret == nil || secret.Data["headers"] == nil) {
-		err = errNotTheEngine
-	}
+	data, err := c.signatures.sign(req.Context(), l, item)
 	if err != nil {
 		return nil, fmt.Errorf("write %s: %w", c.signPath, err)
 	}
@@ -180,14 +179,14 @@ func (c *Client) sign(req *http.Request, body string, l *lease) (*http.Request, 
 	signed.Host = "" // the signature covers the URL's host
 	signed.TransferEncoding, signed.Trailer = nil, nil
 	signed.Header = forwardedHeaders(req.Header)
-	headers, _ := secret.Data["headers"].(map[string]any)
+	headers, _ := data["headers"].(map[string]any)
 	for name, value := range headers {
 		signed.Header.Set(name, fmt.Sprint(value))
 	}
 	// Without GetBody, with which http.Transport would retry: over HTTP/2 even after responses that
 	// do not prove that nothing was done.
 	signed.GetBody = nil
-	setBody(signed, secret.Data["body"])
+	setBody(signed, data["body"])
 	return signed, nil
 }
 

@@ -116,6 +116,8 @@ type signers struct {
 	server *vaulttest.Server
 	client *http.Client
 	wallet *sandbox.Server
+	vault  *api.Client
+	key    string // the client's, PEM
 	token  string // the grant's
 }
 
@@ -142,12 +144,13 @@ func newSigners(b *testing.B) *signers {
 	s.wallet.PublishKey("key-1", public)
 	s.server.Mount("op")
 	vault := s.server.Client(s.server.RootToken)
+	s.vault, s.key = vault, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 	if err := vault.Sys().Mount("transit", &api.MountInput{Type: "transit"}); err != nil {
 		b.Fatal(err)
 	}
 	for path, data := range map[string]map[string]any{
 		"op/config": {"wallet_address": s.wallet.WalletAddress("client"), "key_id": "key-1",
-			"private_key": string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))},
+			"private_key": s.key},
 		"transit/keys/key": {"type": "ed25519"},
 	} {
 		if _, err := vault.Logical().Write(path, data); err != nil {
@@ -213,6 +216,12 @@ func (s *signers) call(path string, data map[string]any) call {
 // round sends n requests, concurrency of them at a time.
 func (s *signers) round(concurrency, n int, c call) sample {
 	s.Helper()
+	return s.repeat(concurrency, n, func() error { return s.send(c) })
+}
+
+// repeat does something n times, concurrency of them at a time.
+func (s *signers) repeat(concurrency, n int, do func() error) sample {
+	s.Helper()
 	took := make([]time.Duration, n)
 	next := make(chan int)
 	var work sync.WaitGroup
@@ -221,7 +230,7 @@ func (s *signers) round(concurrency, n int, c call) sample {
 		work.Go(func() {
 			for i := range next {
 				sent := time.Now()
-				if err := s.send(c); err != nil {
+				if err := do(); err != nil {
 					s.Error(err)
 				}
 				took[i] = time.Since(sent)
