@@ -183,6 +183,15 @@ func TestTicketRefused(t *testing.T) {
 		return r.sealed(one, "op/creds/till")
 	}
 	c.sign(with(good, ticketField, changed(func(*ticket) {}))) // the rows below change one thing each
+	for n := range 3 {                                         // the last character of some lengths has bits to spare
+		padded := changed(func(k *ticket) { k.Reserved = []string{strings.Repeat("x", n)} })
+		last := len(padded) - 1
+		for _, other := range "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_" {
+			if byte(other) != padded[last] {
+				c.refused("another last character", with(good, ticketField, padded[:last]+string(other)))
+			}
+		}
+	}
 	for what, ticket := range map[string]string{
 		"none":                  "",
 		"no base64":             "?",
@@ -285,7 +294,20 @@ func TestTicketKeyIsReplaced(t *testing.T) {
 	if k := stored(); len(k.Formers) != 0 {
 		t.Error("the retired key is still stored")
 	}
-	rotate()
+	// A write that reports an error may have been done: what is remembered is not trusted after it.
+	r.storage.afterPut = func(key string) error {
+		if key == ticketKeysKey {
+			return errDisk
+		}
+		return nil
+	}
+	if resp := r.ok(logical.UpdateOperation, "keys/rotate", map[string]any{"force": true}); len(resp.Warnings) == 0 {
+		t.Error("the failed write is not told")
+	}
+	if known, _ := r.b.tickets.peek(); known != nil {
+		t.Error("the keys from before a failed write are remembered")
+	}
+	r.storage.heal()
 	rotate()
 	if n := len(stored().Formers); n != 2 {
 		t.Errorf("%d former keys, want 2", n)

@@ -304,7 +304,8 @@ func (w *world) signAll(data map[string]any) (*logical.Response, error) {
 		return &logical.Response{Data: map[string]any{"batch_results": []any{}}}, nil
 	}
 	var items []map[string]any
-	if json.Unmarshal([]byte(text), &items) != nil || len(items) > 250 || len(text) > 512<<10 {
+	check(json.Unmarshal([]byte(text), &items))
+	if len(items) > 250 || len(text) > 512<<10 {
 		return logical.ErrorResponse("batch_input: must be a JSON list of requests"), nil
 	}
 	w.batches = append(w.batches, len(items))
