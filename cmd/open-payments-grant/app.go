@@ -9,11 +9,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"regexp"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/cli"
 )
 
 // Exit statuses.
@@ -118,7 +118,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 	case "help", "-h", "-help", "--help":
 		return a.help(ctx, args[1:])
 	case "version", "-v", "-version", "--version":
-		fmt.Fprintln(a.stdout, "open-payments-grant", version())
+		fmt.Fprintln(a.stdout, "open-payments-grant", cli.Version(release))
 		return statusDone
 	}
 	if c := commandNamed(args[0]); c != nil {
@@ -160,17 +160,6 @@ func commandNamed(name string) *command {
 
 // release is set by scripts/build to the commit's tag, if that is a version.
 var release string
-
-// version returns the program's release, or else the version that the Go command has written into it.
-func version() string {
-	if release != "" {
-		return release
-	}
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "(unknown)"
-}
 
 // report prints a command's error, if any, and returns the exit status.
 func (a *app) report(ctx context.Context, c *command, err error) int {
@@ -262,19 +251,12 @@ func (c *command) printHelp(out io.Writer, set *flag.FlagSet) {
 	fmt.Fprint(out, "\n"+environment)
 }
 
-// A path with ".." would lead to another API of Vault, so neither a mount nor a name may contain
-// one.
-var (
-	mountRegexp = regexp.MustCompile(`^[\w-][\w.-]*(/[\w-][\w.-]*)*$`)
-	nameRegexp  = regexp.MustCompile(`^\w([\w.-]*\w)?$`)
-)
-
 func (c *command) checkCommonFlags(o *options) error {
 	if len(c.formats) == 0 {
 		return nil
 	}
 	o.mount = strings.Trim(o.mount, "/")
-	if !mountRegexp.MatchString(o.mount) {
+	if !cli.IsMount(o.mount) {
 		return usageError("-mount: it, or OPEN_PAYMENTS_MOUNT, must be the path of a mount, such as op")
 	}
 	if !slices.Contains(c.formats, o.format) {
@@ -287,9 +269,8 @@ func checkName(args []string, _ *options) error {
 	switch {
 	case len(args) != 1:
 		return usageError("takes one NAME, the grant's")
-	case !nameRegexp.MatchString(args[0]):
-		return usageError("NAME: may contain letters, digits, '_', '-' and '.', " +
-			"and must begin and end with a letter, a digit or '_'")
+	case !cli.IsName(args[0]):
+		return usageError("NAME: " + cli.NameRule)
 	}
 	return nil
 }

@@ -8,6 +8,8 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/cli"
 )
 
 func main() {
@@ -26,7 +28,7 @@ func newApp() *app {
 		openBrowser:  openBrowser,
 		now:          time.Now,
 		after:        time.After,
-		tokenFile:    ".vault-token",
+		tokenFile:    cli.TokenFile,
 		pollInterval: 5 * time.Second,
 	}
 }

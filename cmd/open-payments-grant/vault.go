@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/vault/api"
+
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/cli"
 )
 
 // requestTimeout is longer than the engine takes to continue a grant: it may wait until the server
@@ -23,7 +25,7 @@ const requestTimeout = 2 * time.Minute
 type engine struct {
 	client *api.Client
 	mount  string
-	server server
+	server cli.Server
 }
 
 // vaultError is a failed request to Vault, in one sentence.
@@ -54,11 +56,11 @@ func rejected(err error) bool {
 // connect returns a client with the address and token of the environment, or else the token in a
 // file: tokenFile in the home directory, or the one that OpenBao's environment names.
 func connect(mount, tokenFile string) (*engine, error) {
-	server, err := chooseServer()
+	server, err := cli.ChooseServer()
 	if err != nil {
 		return nil, err
 	}
-	if err := server.checkAddress(); err != nil {
+	if err := server.CheckAddress(); err != nil {
 		return nil, err
 	}
 	config := api.DefaultConfig()
@@ -76,7 +78,7 @@ func connect(mount, tokenFile string) (*engine, error) {
 	}
 	if client.Token() == "" {
 		// Without a token, a Vault Agent or Proxy may still add its own.
-		token, err := server.readTokenFile(tokenFile)
+		token, err := server.ReadTokenFile(tokenFile)
 		if err != nil {
 			return nil, err
 		}
@@ -151,7 +153,7 @@ const mountAdvice = "-mount, or OPEN_PAYMENTS_MOUNT, names its path"
 func (e *engine) noEngine(answer *api.ResponseError) error {
 	return vaultError{answer.StatusCode, fmt.Sprintf(
 		"there is no Open Payments secrets engine at %s/: %s (%s answered %d: %s)",
-		e.mount, mountAdvice, e.server.name, answer.StatusCode, messageOf(answer))}
+		e.mount, mountAdvice, e.server.Name, answer.StatusCode, messageOf(answer))}
 }
 
 // checkMount returns an error if another secrets engine than ours is at the mount: it may also say
@@ -204,7 +206,7 @@ func (e *engine) explain(err error) error {
 		}
 	}
 	return vaultError{0, fmt.Sprintf("%s at %s cannot be reached: %s%s",
-		e.server.name, e.client.Address(), oneLine(err.Error()), e.server.adviceFor(err))}
+		e.server.Name, e.client.Address(), oneLine(err.Error()), e.server.AdviceFor(err))}
 }
 
 // messageOf returns the errors of a response in one line, without the heading that Vault gives to a
@@ -222,12 +224,12 @@ func (e *engine) explainStatus(answer *api.ResponseError) string {
 	switch {
 	case answer.StatusCode == http.StatusBadRequest && speaksTLS && strings.HasPrefix(e.client.Address(), "http:"):
 		return fmt.Sprintf("%s at %s cannot be reached: the port speaks TLS: %s must begin with https://",
-			e.server.name, e.client.Address(), e.server.variable("ADDR"))
+			e.server.Name, e.client.Address(), e.server.Variable("ADDR"))
 	case answer.StatusCode == http.StatusBadRequest && !answer.RawError:
 		return message
 	case answer.StatusCode == http.StatusForbidden && e.client.Token() == "":
 		return fmt.Sprintf("%s answered 403: there is no token; log in with %s login, or set %s",
-			e.server.name, e.server.command, e.server.variable("TOKEN"))
+			e.server.Name, e.server.Command, e.server.Variable("TOKEN"))
 	}
-	return fmt.Sprintf("%s answered %d: %s", e.server.name, answer.StatusCode, message)
+	return fmt.Sprintf("%s answered %d: %s", e.server.Name, answer.StatusCode, message)
 }

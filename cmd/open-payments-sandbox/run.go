@@ -10,11 +10,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime/debug"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/cli"
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/sandbox"
 )
 
@@ -31,6 +31,9 @@ The first line on standard output is "sandbox listening on URL". It stops on SIG
 
 Flags:
 `
+
+// release is set by scripts/build to the commit's tag, if that is a version.
+var release string
 
 // flags are the command-line flags.
 type flags struct {
@@ -82,7 +85,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 2
 	}
 	if f.version {
-		fmt.Fprintln(stdout, "open-payments-sandbox", version())
+		fmt.Fprintln(stdout, "open-payments-sandbox", cli.Version(release))
 		return 0
 	}
 	server, err := start(f, stderr)
@@ -208,10 +211,3 @@ Members, all optional:
 
 Interactive grants: open the "redirect" of the answer in a browser to accept or decline as the owner.
 `
-
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "(unknown)"
-}
