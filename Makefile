@@ -8,7 +8,7 @@ SANDBOX_ADDR ?= 127.0.0.1:39183
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-build: ## build the plugin, the sandbox and open-payments-grant into bin/
+build: ## build the plugin, the sandbox, open-payments-grant and open-payments-proxy into bin/
 	@scripts/build
 
 sandbox: build ## start the sandbox: a wallet on loopback, for trying; SANDBOX_ADDR=127.0.0.1:0 takes any free port
