@@ -34,6 +34,11 @@ type Options struct {
 	// Open Payments servers close theirs after 5 s, and a POST that is sent at that moment may or
 	// may not have paid.
 	Base http.RoundTripper
+	// TokenReplaced, if not nil, is called when Vault says that a token is not the grant's current
+	// one and the Client has not replaced it: another reader has, or somebody has rotated the grant.
+	// Readers of a shared grant do so once in a token's lifetime; others are in each other's way.
+	// It must not block.
+	TokenReplaced func()
 }
 
 // TokenSource returns access tokens. Code that needs only the token can depend on it instead of a
@@ -67,14 +72,16 @@ type Token struct {
 // callers need not wait. A Client that has not been used since it got its token does neither: its
 // lease expires, which costs Vault and the authorization server nothing, and the next use reads
 // again. All callers share one renewal or read; a caller whose context ends stops waiting, and the
-// others go on. After a failed read, callers get the same error at once for about a second, doubling
-// up to half a minute; a token that is still live is used in the meantime.
+// others go on. Two reads begin at least a second apart, so that two readers of one grant do not race
+// each other. After a failed read, callers get the same error at once for about a second, doubling up
+// to half a minute; a token that is still live is used in the meantime.
 //
 // Renewing the Vault token is up to the caller; the leases end with it. Do not put a Vault Agent or
 // Vault Proxy that caches between a Client and Vault: it would return the rejected token again.
 type Client struct {
 	vault      *api.Client
 	base       http.RoundTripper
+	replaced   func() // Options.TokenReplaced
 	tokenPath  string
 	signPath   string
 	signatures *signatures
@@ -84,9 +91,10 @@ type Client struct {
 	lease      *lease   // the newest; nil before the first read and after Close
 	refreshing *refresh // the renewal or read in progress; nil if there is none
 	timer      *time.Timer
-	readErr    error   // why the last read failed
-	reads      backOff // after failed reads
-	retries    backOff // after the resource server rejected a new token as well
+	lastRead   time.Time // when the last successful one began; belongs to the refresh in progress
+	readErr    error     // why the last read failed
+	reads      backOff   // after failed reads
+	retries    backOff   // after the resource server rejected a new token as well
 	closed     bool
 }
 
@@ -108,7 +116,10 @@ func New(vault *api.Client, o Options) (*Client, error) {
 	case o.Base == nil:
 		o.Base = defaultBase()
 	}
-	c := &Client{vault: vault, base: o.Base, reads: newBackOff(), retries: newBackOff()}
+	if o.TokenReplaced == nil {
+		o.TokenReplaced = func() {}
+	}
+	c := &Client{vault: vault, base: o.Base, replaced: o.TokenReplaced, reads: newBackOff(), retries: newBackOff()}
 	if o.Role != "" {
 		c.tokenPath = mount + "/creds/" + o.Role
 		c.signPath = c.tokenPath + "/sign"

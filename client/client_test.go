@@ -387,3 +387,33 @@ func TestCloseThatFails(t *testing.T) {
 		}
 	})
 }
+
+// Another reader that takes the token again and again is told of, once for each token of ours, and
+// makes the client read no more than once a second.
+func TestSecondReader(t *testing.T) {
+	inWorld(t, func(w *world) {
+		told := 0
+		c, err := client.New(w.vault, client.Options{
+			Grant: "shop-income", Base: inProcess{http.HandlerFunc(w.resource)}, TokenReplaced: func() { told++ },
+		})
+		if err != nil {
+			w.Fatal(err)
+		}
+		w.client = c
+		w.createPayment(http.StatusCreated)
+		if told > 0 {
+			w.Errorf("told of another reader %d times", told)
+		}
+		const seconds = 20
+		for begun := time.Now(); time.Since(begun) < seconds*time.Second; time.Sleep(50 * time.Millisecond) {
+			w.set(w.rotate)
+			w.createPayment(http.StatusCreated)
+		}
+		if reads := w.count("read"); reads < seconds || reads > seconds+1 {
+			w.Errorf("%d reads in %d s", reads, seconds)
+		}
+		if told < seconds-1 || told > w.count("read") {
+			w.Errorf("told of another reader %d times, %d reads", told, w.count("read"))
+		}
+	})
+}

@@ -19,6 +19,7 @@ import (
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/backend"
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/client"
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/sandbox"
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/vaulttest"
 )
 
 // An http.Client whose requests are signed.
@@ -95,8 +96,8 @@ func startExample() (vault *api.Client, stop func()) {
 		Logger: hclog.NewNullLogger(), System: logical.TestSystemView(), StorageView: storage,
 	})
 	check(err)
-	vault = newVault("http://vault.example", inProcess{&vaultServer{
-		engine: func(ctx context.Context, req *logical.Request) (*logical.Response, error) {
+	vault = newVault("http://vault.example", inProcess{&vaulttest.API{
+		Engine: func(ctx context.Context, req *logical.Request) (*logical.Response, error) {
 			req.Storage = storage
 			return engine.HandleRequest(ctx, req)
 		},

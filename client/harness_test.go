@@ -21,94 +21,8 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/client"
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/vaulttest"
 )
-
-// vaultServer implements enough of Vault's HTTP API to serve a secrets engine at op/: the engine's
-// paths and, like Vault, the leases of its responses.
-type vaultServer struct {
-	engine func(context.Context, *logical.Request) (*logical.Response, error)
-
-	mu     sync.Mutex
-	leases map[string]*logical.Response
-	number int
-}
-
-func (v *vaultServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	req := &logical.Request{Operation: logical.ReadOperation, Data: map[string]any{}, MountPoint: "op/"}
-	if r.Method != http.MethodGet {
-		req.Operation = logical.UpdateOperation
-		_ = json.NewDecoder(r.Body).Decode(&req.Data)
-	}
-	id, _ := req.Data["lease_id"].(string)
-	lease := v.lease(id)
-	switch path := strings.TrimPrefix(r.URL.Path, "/v1/"); {
-	case strings.HasPrefix(path, "op/"):
-		req.Path = strings.TrimPrefix(path, "op/")
-	case lease == nil:
-		writeErrors(w, http.StatusBadRequest, "lease not found")
-		return
-	case path == "sys/leases/renew":
-		req.Operation, req.Secret, req.Data = logical.RenewOperation, lease.Secret, lease.Data
-	case path == "sys/leases/revoke":
-		req.Operation, req.Secret, req.Data = logical.RevokeOperation, lease.Secret, lease.Data
-	}
-	resp, err := v.engine(r.Context(), req)
-	if resp == nil {
-		resp = &logical.Response{}
-	}
-	coded := logical.HTTPCodedError(nil)
-	switch {
-	case errors.As(err, &coded):
-		writeErrors(w, coded.Code(), err.Error())
-	case err != nil:
-		writeErrors(w, http.StatusBadRequest, err.Error())
-	case resp.IsError():
-		writeErrors(w, http.StatusBadRequest, resp.Error().Error())
-	case req.Operation == logical.RevokeOperation:
-		v.forget(id)
-		w.WriteHeader(http.StatusNoContent)
-	default:
-		answer := map[string]any{"data": resp.Data}
-		if resp.Secret != nil {
-			answer["lease_id"] = v.store(req, id, resp)
-			answer["lease_duration"] = int(resp.Secret.TTL.Seconds())
-			answer["renewable"] = resp.Secret.Renewable
-		}
-		check(json.NewEncoder(w).Encode(answer))
-	}
-}
-
-func (v *vaultServer) store(req *logical.Request, id string, resp *logical.Response) string {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if id == "" {
-		v.number++
-		id = fmt.Sprintf("op/%s/%dLeaseSecret", req.Path, v.number)
-		resp.Secret.IssueTime = time.Now()
-	}
-	if v.leases == nil {
-		v.leases = map[string]*logical.Response{}
-	}
-	v.leases[id] = resp
-	return id
-}
-
-func (v *vaultServer) forget(id string) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	delete(v.leases, id)
-}
-
-func (v *vaultServer) lease(id string) *logical.Response {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.leases[id]
-}
-
-func writeErrors(w http.ResponseWriter, status int, text string) {
-	w.WriteHeader(status)
-	check(json.NewEncoder(w).Encode(map[string][]string{"errors": {text}}))
-}
 
 // newVault returns an API client that does not retry.
 func newVault(address string, transport http.RoundTripper) *api.Client {
@@ -202,7 +116,7 @@ func inWorld(t *testing.T, test func(*world)) {
 
 func newWorld(t *testing.T) *world {
 	w := &world{T: t, counts: map[string]int{}, fault: map[string]error{}, hang: map[string]chan struct{}{}}
-	server := &vaultServer{engine: w.engine}
+	server := &vaulttest.API{Engine: w.engine}
 	w.vault = newVault("http://vault.example", inProcess{server})
 	w.client = w.newClient(inProcess{http.HandlerFunc(w.resource)})
 	return w

@@ -22,6 +22,7 @@ type lease struct {
 	refreshAt   time.Time // when to get the next token
 	usableUntil time.Time
 	used        bool // since it was issued
+	replaced    bool // by another reader
 }
 
 // newLease parses Vault's response to a read or renewal that was sent at the given time. Vault
@@ -176,6 +177,9 @@ func (c *Client) scheduleRefresh() {
 	})
 }
 
+// readInterval is the least time from the beginning of a read that returns a token to the next read.
+const readInterval = time.Second
+
 // nextLease renews the given lease, if it can be renewed, and otherwise reads the token. A renewal
 // fails if another reader has got a token, if the lease has reached its max_ttl, or if the response
 // was lost: a read works in each of these cases.
@@ -185,6 +189,7 @@ func (c *Client) nextLease(renewed *lease) (*lease, error) {
 			return l, nil
 		}
 	}
+	time.Sleep(time.Until(c.lastRead.Add(readInterval)))
 	sent := time.Now()
 	secret, err := c.vault.Logical().ReadWithContext(context.Background(), c.tokenPath)
 	if err != nil {
@@ -194,6 +199,7 @@ func (c *Client) nextLease(renewed *lease) (*lease, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", c.tokenPath, err)
 	}
+	c.lastRead = sent
 	return l, nil
 }
 

@@ -72,7 +72,10 @@ func (c *Client) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	resp, err := c.send(req, body, used)
-	if !isSuperseded(err) && (!isUnauthorized(resp) || !c.mayReplace(used)) {
+	switch {
+	case isSuperseded(err):
+		c.noteReplaced(used)
+	case !isUnauthorized(resp) || !c.mayReplace(used):
 		return resp, err
 	}
 	if resp != nil {
@@ -263,6 +266,18 @@ func (c *Client) mayReplace(l *lease) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.lease != l || c.refreshing != nil || !c.retries.active()
+}
+
+// noteReplaced calls Options.TokenReplaced once for a lease whose token is not the grant's current
+// one, unless the Client has replaced it, or is about to. The grant of a role has no other reader.
+func (c *Client) noteReplaced(l *lease) {
+	c.mu.Lock()
+	first := !c.withTicket && c.lease == l && c.refreshing == nil && !l.replaced
+	l.replaced = true
+	c.mu.Unlock()
+	if first {
+		c.replaced()
+	}
 }
 
 // noteRetry learns from the response to the second attempt whether another token helped.
