@@ -31,7 +31,7 @@ func refuseBrowser(r *http.Request) *failure {
 }
 
 func hasValidPort(host string) bool {
-	if net.ParseIP(host) != nil { // IPv6 without brackets
+	if ip := net.ParseIP(host); ip != nil && ip.To4() == nil { // IPv6 without brackets
 		return false
 	}
 	_, err := url.Parse("http://" + host)
