@@ -70,6 +70,7 @@ type options struct {
 	tokenFile      string
 	admin          string
 	wait           time.Duration
+	answer         time.Duration // for the wallet's answer; not a flag
 	logLevel       string
 	logJSON        bool
 	version        bool
@@ -106,7 +107,7 @@ func variable(flagName string) string {
 // parseOptions returns the values of the flags, which come from the arguments or else from the
 // environment. It prints the help to out and returns flag.ErrHelp if that is asked for.
 func parseOptions(args []string, getenv func(string) string, out io.Writer) (options, error) {
-	var o options
+	o := options{answer: answerTimeout}
 	set := o.flagSet()
 	set.SetOutput(io.Discard) // run prints the error, in one line
 	set.Usage = func() {}

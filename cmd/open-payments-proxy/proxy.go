@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -40,9 +41,10 @@ type proxy struct {
 	callers
 	sources map[string]source // by the grant's name
 	wallets *walletDocuments
-	wait    time.Duration
+	limits  limits
 	log     hclog.Logger
 	metrics *metrics
+	now     func() time.Time
 }
 
 // exchange is one request and what becomes of it: what the log and the metrics tell.
@@ -57,7 +59,7 @@ type exchange struct {
 
 func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	begun := time.Now()
-	x := &exchange{sending: newSending(r.Context(), p.wait), method: r.Method, path: r.URL.EscapedPath()}
+	x := &exchange{sending: newSending(r.Context(), p.limits), method: r.Method, path: r.URL.EscapedPath()}
 	defer func() {
 		x.end()
 		p.metrics.count(x, time.Since(begun))
@@ -205,4 +207,26 @@ func (p *proxy) logOutcome(x *exchange, caller context.Context, took time.Durati
 		fields = append(fields, "caller", "hung up")
 	}
 	p.log.Log(level, "request", fields...)
+}
+
+// noticeInterval is the least time between two log lines about another reader of a grant.
+const noticeInterval = time.Minute
+
+// tellReplaced returns what counts that another reader has replaced the token of a grant. It is
+// logged at most once a minute.
+func (p *proxy) tellReplaced(grant string) func() {
+	var mu sync.Mutex
+	var logged time.Time
+	unlogged := 0
+	return func() {
+		p.metrics.replaced.WithLabelValues(grant).Inc()
+		mu.Lock()
+		defer mu.Unlock()
+		unlogged++
+		if now := p.now(); logged.IsZero() || now.Sub(logged) >= noticeInterval {
+			p.log.Warn("another reader has replaced the token of a grant: give it shared=true, or each reader its own; "+
+				"of a shared grant this is to be expected once in a token's life", "grant", grant, "times", unlogged)
+			logged, unlogged = now, 0
+		}
+	}
 }

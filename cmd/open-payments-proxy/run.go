@@ -86,7 +86,8 @@ func start(o options, log hclog.Logger) (*service, error) {
 	}
 	s := &service{log: log, clients: map[string]*client.Client{}}
 	p := &proxy{
-		callers: callers{grants: o.grants}, sources: map[string]source{}, wait: o.wait, log: log,
+		callers: callers{grants: o.grants}, sources: map[string]source{}, log: log,
+		limits: limits{token: o.wait, answer: o.answer}, now: time.Now,
 		wallets: &walletDocuments{
 			fetch: newOutbound().base, tokens: map[string]client.TokenSource{}, known: map[string]string{},
 		},
@@ -98,7 +99,9 @@ func start(o options, log hclog.Logger) (*service, error) {
 	}
 	out := newOutbound()
 	for _, grant := range o.grants {
-		c, err := client.New(link.client, client.Options{Mount: o.mount, Grant: grant, Base: out})
+		c, err := client.New(link.client, client.Options{
+			Mount: o.mount, Grant: grant, Base: out, TokenReplaced: p.tellReplaced(grant),
+		})
 		if err != nil {
 			return nil, err
 		}

@@ -12,8 +12,13 @@ import (
 	"time"
 )
 
-// answerTimeout limits how long the wallet may take to answer, counted from the first byte that goes
-// out.
+// limits are how long a request waits for what.
+type limits struct {
+	token  time.Duration // for a token and a signature
+	answer time.Duration // for the wallet's answer, counted from the first byte that goes out
+}
+
+// answerTimeout is the limit for the wallet's answer.
 const answerTimeout = time.Minute
 
 var (
@@ -25,14 +30,14 @@ var (
 
 // sending is the context of a request to the wallet. Until the first byte goes out, it ends with the
 // caller's context, or when the wait for a token and a signature is over. From then on nothing ends
-// it but answerTimeout: the request may already have paid, so its outcome has to be learned. A
+// it but the limit for the answer: the request may already have paid, so its outcome has to be learned. A
 // request that the wallet has refused (401, 403) has done nothing, so before it is repeated both
 // limits count again.
 type sending struct {
 	context.Context
 	cancel context.CancelCauseFunc
 	caller context.Context
-	wait   time.Duration
+	limits limits
 
 	mu      sync.Mutex
 	sent    bool // the request is on its way, or was carried out
@@ -42,10 +47,10 @@ type sending struct {
 
 type sendingKey struct{}
 
-func newSending(caller context.Context, wait time.Duration) *sending {
-	s := &sending{caller: caller, wait: wait}
+func newSending(caller context.Context, l limits) *sending {
+	s := &sending{caller: caller, limits: l}
 	s.Context, s.cancel = context.WithCancelCause(context.WithoutCancel(caller))
-	s.timer = time.AfterFunc(wait, func() { s.giveUp(errWaited) })
+	s.timer = time.AfterFunc(l.token, func() { s.giveUp(errWaited) })
 	s.unwatch = context.AfterFunc(caller, func() { s.giveUp(errCallerGone) })
 	return s
 }
@@ -83,7 +88,7 @@ func (s *sending) begin() bool {
 		return false
 	}
 	s.sent = true
-	s.limit(answerTimeout, errNoAnswer)
+	s.limit(s.limits.answer, errNoAnswer)
 	return true
 }
 
@@ -108,7 +113,7 @@ func (s *sending) refused() {
 		s.cancel(errCallerGone)
 		return
 	}
-	s.limit(s.wait, errWaited)
+	s.limit(s.limits.token, errWaited)
 }
 
 // answered notes that the answer is the one to pass on: it is read to its end.
@@ -116,7 +121,7 @@ func (s *sending) answered() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sent = true
-	s.limit(answerTimeout, errNoAnswer)
+	s.limit(s.limits.answer, errNoAnswer)
 }
 
 // onItsWay reports whether the request went out and was not refused.

@@ -67,9 +67,9 @@ func connectVault(tokenFile string) (*vaultLink, error) {
 	return link, nil
 }
 
-// RoundTrip sends a request with the newest token. One that Vault refuses is sent once more if the
-// file holds another token by then: whoever replaces a token may revoke the old one while requests
-// with it are on their way.
+// RoundTrip sends a request with the newest token. One that Vault refuses is sent again if the file
+// holds another token by then: whoever replaces a token may revoke the old one while requests with
+// it are on their way.
 func (v *vaultLink) RoundTrip(r *http.Request) (*http.Response, error) {
 	if v.tokenFile == "" {
 		return v.note(v.base.RoundTrip(r))
@@ -78,17 +78,18 @@ func (v *vaultLink) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	token := v.current()
-	resp, err := v.note(v.base.RoundTrip(withToken(r, body, token)))
-	if err != nil || resp.StatusCode != http.StatusForbidden {
-		return resp, err
+	for token := v.current(); ; {
+		resp, err := v.note(v.base.RoundTrip(withToken(r, body, token)))
+		if err != nil || resp.StatusCode != http.StatusForbidden {
+			return resp, err
+		}
+		next := v.reread()
+		if next == token {
+			return resp, nil
+		}
+		_ = resp.Body.Close()
+		token = next
 	}
-	next := v.reread()
-	if next == token {
-		return resp, nil
-	}
-	_ = resp.Body.Close()
-	return v.note(v.base.RoundTrip(withToken(r, body, next)))
 }
 
 func readAll(body io.ReadCloser) ([]byte, error) {
