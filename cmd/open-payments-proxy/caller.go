@@ -15,8 +15,8 @@ import (
 
 // callers decides who may send, and for which grant.
 type callers struct {
-	secret string // empty: nobody is asked for it
-	grants []string
+	secret string   // empty: nobody is asked for it
+	grants []string // and roles: their names
 }
 
 // identify returns the grant that the token of a request names (Authorization: GNAP NAME.SECRET).

@@ -68,7 +68,7 @@ func forbidden(code, description string) *failure {
 func noSuchGrant() *failure {
 	return &failure{
 		status: http.StatusNotFound, code: "no_such_grant", proxyError: requestError,
-		description: "the token in Authorization does not name a grant of this proxy: it has the form NAME.SECRET",
+		description: "the token in Authorization does not name a grant or a role of this proxy: it has the form NAME.SECRET",
 	}
 }
 
@@ -185,9 +185,9 @@ func refusedByVault(answer *api.ResponseError) *failure {
 	}
 	signing := answer.HTTPMethod != http.MethodGet
 	switch {
-	case signing && strings.HasPrefix(said, "access_token:"):
-		return unavailableFor("token_replaced", "another reader of the grant replaces its token again and again; "+
-			"nothing was sent")
+	case signing && (strings.HasPrefix(said, "access_token:") || strings.HasPrefix(said, "signing_ticket:")):
+		return unavailableFor("token_replaced", "the token was replaced or has expired, and so was the next one: does "+
+			"another reader use the grant? Nothing was sent")
 	case signing && answer.StatusCode == http.StatusBadRequest && said != "":
 		return badRequest("not_signed", said)
 	case answer.StatusCode == http.StatusServiceUnavailable:

@@ -28,8 +28,9 @@ Flags:
 `
 
 const environment = `
-Each flag can also be set in the environment: -caller-file as OPEN_PAYMENTS_PROXY_CALLER_FILE and so on,
--mount as OPEN_PAYMENTS_MOUNT. OPEN_PAYMENTS_PROXY_GRANT holds any number of names, separated by spaces.
+Each flag can also be set in the environment: -caller-file as OPEN_PAYMENTS_PROXY_CALLER_FILE and so
+on, -mount as OPEN_PAYMENTS_MOUNT. OPEN_PAYMENTS_PROXY_GRANT and
+OPEN_PAYMENTS_PROXY_ROLE hold any number of names, separated by spaces.
 
 Vault's address and token come from the same settings as for Vault's own commands: VAULT_ADDR, VAULT_TOKEN
 (or the file .vault-token in the home directory), VAULT_NAMESPACE, VAULT_CACERT and so on. If neither
@@ -64,6 +65,7 @@ func (n *names) Set(text string) error {
 type options struct {
 	mount          string
 	grants         names
+	roles          names
 	listen         string
 	callerFile     string
 	noCallerSecret bool
@@ -80,6 +82,7 @@ func (o *options) flagSet() *flag.FlagSet {
 	set := flag.NewFlagSet("open-payments-proxy", flag.ContinueOnError)
 	set.StringVar(&o.mount, "mount", "op", "`PATH` where the engine is mounted")
 	set.Var(&o.grants, "grant", "`NAME` of a grant to serve; may be given more than once")
+	set.Var(&o.roles, "role", "`NAME` of a role to serve, which gives this proxy a grant of its own; may be given more than once")
 	set.StringVar(&o.listen, "listen", "127.0.0.1:9700", "`ADDRESS` to listen on: a HOST:PORT on loopback, or unix:PATH")
 	set.StringVar(&o.callerFile, "caller-file", "",
 		"`FILE` with the secret that callers present; made on the first start")
@@ -149,16 +152,15 @@ func (o *options) check() error {
 	switch {
 	case !cli.IsMount(o.mount):
 		return errors.New("-mount: must be the path of a mount, such as op")
-	case len(o.grants) == 0:
-		return errors.New("-grant: is required: the name of a grant, or several")
+	case len(o.served()) == 0:
+		return errors.New("-grant: is required, or -role: the name of a grant or a role, or several")
 	case o.wait <= 0:
 		return errors.New("-wait: must be longer than nothing")
 	case hclog.LevelFromString(o.logLevel) == hclog.NoLevel:
 		return errors.New("-log-level: must be trace, debug, info, warn, error or off")
 	}
-	sorted := slices.Sorted(slices.Values(o.grants))
-	if len(slices.Compact(sorted)) != len(o.grants) {
-		return errors.New("-grant: names a grant twice")
+	if len(slices.Compact(slices.Sorted(slices.Values(o.served())))) != len(o.served()) {
+		return errors.New("-grant, -role: a name is given twice; it would not tell which one a caller means")
 	}
 	if o.admin != noAdmin {
 		if _, _, err := net.SplitHostPort(o.admin); err != nil {
@@ -167,6 +169,9 @@ func (o *options) check() error {
 	}
 	return o.checkListen()
 }
+
+// served returns the names of the grants and roles.
+func (o *options) served() []string { return slices.Concat(o.grants, o.roles) }
 
 func (o *options) checkListen() error {
 	if path, isSocket := strings.CutPrefix(o.listen, unixPrefix); isSocket {

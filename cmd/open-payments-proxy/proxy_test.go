@@ -324,6 +324,30 @@ func TestRepetition(t *testing.T) {
 	}
 }
 
+// A role gives the proxy a grant of its own, which ends with it.
+func TestRole(t *testing.T) {
+	r := newRig(t)
+	r.write("roles/till", map[string]any{"wallet_address": r.wallet.WalletAddress("shop"),
+		"access": `[{"type":"incoming-payment","actions":["create"]}]`})
+	grants := len(r.wallet.OpenGrants())
+	r.start(func(o *options) { o.roles = names{"till"} })
+	for range 3 {
+		req := r.request("POST", "/incoming-payments", r.invoice())
+		req.Header.Set("Authorization", "GNAP till."+callerSecret)
+		r.check(r.do(req), http.StatusCreated)
+	}
+	if r.called("creds/till") != 1 || r.called("creds/till/sign") != 3 || len(r.wallet.OpenGrants()) != grants+1 {
+		t.Errorf("the engine was asked for %q", r.calls)
+	}
+	r.check(r.create(), http.StatusCreated) // the grant beside it
+	r.stop()
+	<-r.done
+	close(r.done)
+	if n := len(r.wallet.OpenGrants()); n != grants {
+		t.Errorf("%d grants are left, %d before", n, grants)
+	}
+}
+
 // A caller who hangs up after the wallet has refused the token is not sent for again: nothing has
 // been done, and nobody waits for it.
 func TestCallerGoneBeforeTheRepetition(t *testing.T) {

@@ -86,7 +86,7 @@ func start(o options, log hclog.Logger) (*service, error) {
 	}
 	s := &service{log: log, clients: map[string]*client.Client{}}
 	p := &proxy{
-		callers: callers{grants: o.grants}, sources: map[string]source{}, log: log,
+		callers: callers{grants: o.served()}, sources: map[string]source{}, log: log,
 		limits: limits{token: o.wait, answer: o.answer}, now: time.Now,
 		wallets: &walletDocuments{
 			fetch: newOutbound().base, tokens: map[string]client.TokenSource{}, known: map[string]string{},
@@ -98,14 +98,16 @@ func start(o options, log hclog.Logger) (*service, error) {
 		}
 	}
 	out := newOutbound()
-	for _, grant := range o.grants {
-		c, err := client.New(link.client, client.Options{
-			Mount: o.mount, Grant: grant, Base: out, TokenReplaced: p.tellReplaced(grant),
-		})
+	for i, name := range o.served() {
+		settings := client.Options{Mount: o.mount, Base: out, TokenReplaced: p.tellReplaced(name)}
+		if settings.Grant = name; i >= len(o.grants) {
+			settings.Grant, settings.Role = "", name
+		}
+		c, err := client.New(link.client, settings)
 		if err != nil {
 			return nil, err
 		}
-		s.clients[grant], p.sources[grant], p.wallets.tokens[grant] = c, c, c
+		s.clients[name], p.sources[name], p.wallets.tokens[name] = c, c, c
 	}
 	s.admin = &admin{vault: link, registry: prometheus.NewRegistry()}
 	s.admin.registry.MustRegister(collectors.NewGoCollector(),
@@ -124,7 +126,7 @@ func (s *service) listen(o options, p *proxy) error {
 	if !strings.HasPrefix(o.listen, unixPrefix) {
 		p.wallets.origin = "http://" + callers.Addr().String()
 	}
-	fields := []any{"address", o.listen, "grants", o.grants.String()}
+	fields := []any{"address", o.listen, "grants", o.grants.String(), "roles", o.roles.String()}
 	if p.wallets.origin != "" {
 		fields[1] = p.wallets.origin
 	}
