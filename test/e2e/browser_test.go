@@ -122,11 +122,17 @@ func TestBrowser(t *testing.T) {
 // buildGrantCommand builds open-payments-grant and returns its path.
 func buildGrantCommand(t *testing.T) string {
 	t.Helper()
-	program := filepath.Join(t.TempDir(), "open-payments-grant")
-	build := exec.Command("go", "build", "-o", program, "../../cmd/open-payments-grant")
+	return buildCommand(t, "open-payments-grant")
+}
+
+// buildCommand builds a program of cmd/ and returns its path.
+func buildCommand(t *testing.T, name string) string {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), name)
+	build := exec.Command("go", "build", "-o", program, "../../cmd/"+name)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if said, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build open-payments-grant: %v\n%s", err, said)
+		t.Fatalf("build %s: %v\n%s", name, err, said)
 	}
 	return program
 }
@@ -253,16 +259,16 @@ type tab struct {
 	browser context.Context
 }
 
-// openBrowser starts a Chromium with an empty profile, which ends with the test.
-func openBrowser(t *testing.T) *tab {
+// openBrowser starts a Chromium with an empty profile and more flags, which ends with the test.
+func openBrowser(t *testing.T, more ...chromedp.ExecAllocatorOption) *tab {
 	t.Helper()
 	dir := t.TempDir()
-	allocator, stop := chromedp.NewExecAllocator(context.Background(),
+	allocator, stop := chromedp.NewExecAllocator(context.Background(), append(more,
 		chromedp.ExecPath("chromium"), chromedp.UserDataDir(filepath.Join(dir, "profile")),
 		chromedp.NoInheritEnv, chromedp.Env("HOME="+dir, "PATH="+os.Getenv("PATH")),
 		chromedp.Flag("headless", "new"), chromedp.NoFirstRun, chromedp.NoSandbox, chromedp.Flag("disable-gpu", true),
 		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true),
-		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true))
+		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true))...)
 	t.Cleanup(stop)
 	browser, closeTab := chromedp.NewContext(allocator)
 	t.Cleanup(closeTab)
