@@ -124,10 +124,10 @@ func explain(err, cause error, sent bool, method string) *failure {
 		return known
 	case errors.Is(cause, errCallerGone):
 		return &failure{status: statusGone, code: "caller_gone", description: cause.Error(), proxyError: terminated}
-	case errors.As(err, &wallet):
-		return unreachable(wallet)
 	case errors.Is(cause, errWaited):
 		return unavailableFor("no_token_yet", cause.Error())
+	case errors.As(err, &wallet):
+		return unreachable(wallet)
 	case errors.As(err, &answer):
 		return refusedByVault(answer)
 	case errors.Is(err, client.ErrClosed):

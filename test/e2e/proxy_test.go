@@ -61,7 +61,12 @@ func (e *engine) startPayProxy(program, token string, args ...string) *payProxy 
 	if err := p.process.Start(); err != nil {
 		e.t.Fatal(err)
 	}
-	e.t.Cleanup(func() { _ = p.process.Process.Kill() })
+	e.t.Cleanup(func() {
+		_ = p.process.Process.Kill()
+		if e.t.Failed() {
+			e.t.Logf("the proxy's log:\n%s", p.said())
+		}
+	})
 	listening := make(chan []string, 1)
 	go func() {
 		defer close(p.exited)
@@ -149,7 +154,8 @@ func TestProxyUnderLoad(t *testing.T) {
 	}
 	old := p.Token("application", "till")
 	replace(old)
-	proxy := p.startPayProxy(buildCommand(t, "open-payments-proxy"), "", "-grant", "shop-income", "-role", "till", "-token-file", file)
+	proxy := p.startPayProxy(buildCommand(t, "open-payments-proxy"), "", "-grant", "shop-income", "-role", "till", "-token-file", file,
+		"-wait", "1m") // a loaded machine is slow, and only refusals are looked for
 	p.eventually("readiness", func() bool { return proxy.ready() })
 
 	var done, refused atomic.Int64
