@@ -375,3 +375,25 @@ func (r *rebinding) serve(connection net.Conn) {
 	fmt.Fprintf(connection, "HTTP/1.1 %s\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s",
 		status, len(r.html), r.html)
 }
+
+// systemd accepts the example, with the program where it is here.
+func TestSystemdUnit(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile(filepath.Join("..", "..", "examples", "systemd", "open-payments-proxy.service"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const installed = "/usr/local/bin/open-payments-proxy"
+	unit := strings.ReplaceAll(string(text), installed, buildCommand(t, "open-payments-proxy"))
+	if unit == string(text) {
+		t.Fatalf("the unit does not run %s", installed)
+	}
+	file := filepath.Join(t.TempDir(), "open-payments-proxy.service")
+	if err := os.WriteFile(file, []byte(unit), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	said, err := exec.Command("systemd-analyze", "verify", "--man=no", file).CombinedOutput()
+	if err != nil || strings.Contains(string(said), filepath.Base(file)) {
+		t.Errorf("%v\n%s", err, said)
+	}
+}
