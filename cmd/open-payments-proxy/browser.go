@@ -24,7 +24,7 @@ func refuseBrowser(r *http.Request) *failure {
 	}
 	for _, site := range r.Header.Values("Sec-Fetch-Site") {
 		if site != "none" {
-			return forbidden("browser", "requests of web pages (with a Sec-Fetch-Site header other than none) are refused")
+			return forbidden("browser", "requests of web pages (with a Sec-Fetch-Site other than none) are refused")
 		}
 	}
 	return nil

@@ -57,7 +57,8 @@ func badRequest(code, description string) *failure {
 
 func notAuthorized(description string) *failure {
 	return &failure{
-		status: http.StatusUnauthorized, code: "caller", description: "the request " + description, proxyError: requestDenied,
+		status: http.StatusUnauthorized, code: "caller", proxyError: requestDenied,
+		description: "the request " + description,
 	}
 }
 
@@ -68,7 +69,8 @@ func forbidden(code, description string) *failure {
 func noSuchGrant() *failure {
 	return &failure{
 		status: http.StatusNotFound, code: "no_such_grant", proxyError: requestError,
-		description: "the token in Authorization does not name a grant or a role of this proxy: it has the form NAME.SECRET",
+		description: "the token in Authorization does not name a grant or a role of this proxy: " +
+			"it has the form NAME.SECRET",
 	}
 }
 
@@ -106,8 +108,8 @@ func (f *failure) write(w http.ResponseWriter) {
 	}
 	w.WriteHeader(f.status)
 	// Nobody is left to be told that the caller does not read the answer.
-	_ = json.NewEncoder(w).Encode(map[string]any{ //nolint:errchkjson // as above
-		"error": map[string]string{"code": f.code, "description": f.description},
+	_ = json.NewEncoder(w).Encode(map[string]map[string]string{
+		"error": {"code": f.code, "description": f.description},
 	})
 }
 
@@ -133,7 +135,8 @@ func explain(err, cause error, sent bool, method string) *failure {
 	case errors.Is(err, client.ErrClosed):
 		return unavailableFor("stopping", "the proxy is stopping")
 	}
-	return unavailableFor("vault_unreachable", "Vault cannot be reached, or its answer cannot be read; nothing was sent")
+	return unavailableFor("vault_unreachable",
+		"Vault cannot be reached, or its answer cannot be read; nothing was sent")
 }
 
 func outcomeUnknown(method string, err error) *failure {

@@ -206,11 +206,8 @@ func (r *rig) start(change ...func(*options)) {
 	go func() { r.done <- s.serve(ctx) }()
 	r.Cleanup(func() {
 		cancel()
-		for err := range r.done {
-			if err != nil {
-				r.Errorf("serve: %v", err)
-			}
-			break
+		if err := <-r.done; err != nil { // closed if the test has waited for it
+			r.Errorf("serve: %v", err)
 		}
 		r.checkNoSecret("the log", r.log.String())
 	})

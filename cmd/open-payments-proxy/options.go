@@ -82,8 +82,10 @@ func (o *options) flagSet() *flag.FlagSet {
 	set := flag.NewFlagSet("open-payments-proxy", flag.ContinueOnError)
 	set.StringVar(&o.mount, "mount", "op", "`PATH` where the engine is mounted")
 	set.Var(&o.grants, "grant", "`NAME` of a grant to serve; may be given more than once")
-	set.Var(&o.roles, "role", "`NAME` of a role to serve, which gives this proxy a grant of its own; may be given more than once")
-	set.StringVar(&o.listen, "listen", "127.0.0.1:9700", "`ADDRESS` to listen on: a HOST:PORT on loopback, or unix:PATH")
+	set.Var(&o.roles, "role",
+		"`NAME` of a role to serve, which gives this proxy a grant of its own; may be given more than once")
+	set.StringVar(&o.listen, "listen", "127.0.0.1:9700",
+		"`ADDRESS` to listen on: a HOST:PORT on loopback, or unix:PATH")
 	set.StringVar(&o.callerFile, "caller-file", "",
 		"`FILE` with the secret that callers present; made on the first start")
 	set.BoolVar(&o.noCallerSecret, "no-caller-secret", false,
@@ -185,7 +187,8 @@ func (o *options) checkListen() error {
 	case err != nil:
 		return errors.New("-listen: must be HOST:PORT, or unix:PATH")
 	case !isLoopback(host):
-		return errors.New("-listen: must be an address on loopback, such as 127.0.0.1:9700, because whoever reaches it pays")
+		return errors.New("-listen: must be an address on loopback, such as 127.0.0.1:9700, because whoever reaches it " +
+			"can pay")
 	case o.callerFile == "" && !o.noCallerSecret:
 		return errors.New("-caller-file: is required, because every user of this machine can reach the port; " +
 			"or -no-caller-secret, in a pod of one's own")

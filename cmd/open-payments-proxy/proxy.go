@@ -63,7 +63,7 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer func() {
 		x.end()
 		p.metrics.count(x, time.Since(begun))
-		p.logOutcome(x, r.Context(), time.Since(begun))
+		p.logOutcome(x, time.Since(begun))
 	}()
 	p.metrics.inFlight.Inc()
 	defer p.metrics.inFlight.Dec()
@@ -119,7 +119,8 @@ func (p *proxy) target(x *exchange, received *url.URL) (*url.URL, *failure) {
 		return nil, explain(err, context.Cause(x), false, x.method)
 	}
 	if token.ResourceServer == "" {
-		return nil, unavailableFor("no_resource_server", "the grant has no resource_server: write it to the grant in Vault")
+		return nil, unavailableFor("no_resource_server",
+			"the grant has no resource_server: write it to the grant in Vault")
 	}
 	target, isOperation, err := targetURL(token.ResourceServer, received.EscapedPath(), received.RawQuery)
 	switch {
@@ -196,14 +197,15 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, *failure) {
 }
 
 // logOutcome writes the one line of a request: without its token, its query and its body.
-func (p *proxy) logOutcome(x *exchange, caller context.Context, took time.Duration) {
+func (p *proxy) logOutcome(x *exchange, took time.Duration) {
 	level, fields := hclog.Info, []any{
-		"method", x.method, "path", x.path, "grant", x.grant, "status", x.status, "took", took.Round(time.Millisecond).String(),
+		"method", x.method, "path", x.path, "grant", x.grant, "status", x.status,
+		"took", took.Round(time.Millisecond).String(),
 	}
 	if x.code != "" {
 		level, fields = hclog.Warn, append(fields, "error", x.code)
 	}
-	if caller.Err() != nil {
+	if x.caller.Err() != nil {
 		fields = append(fields, "caller", "hung up")
 	}
 	p.log.Log(level, "request", fields...)
@@ -224,8 +226,8 @@ func (p *proxy) tellReplaced(grant string) func() {
 		defer mu.Unlock()
 		unlogged++
 		if now := p.now(); logged.IsZero() || now.Sub(logged) >= noticeInterval {
-			p.log.Warn("another reader has replaced the token of a grant: give it shared=true, or each reader its own; "+
-				"of a shared grant this is to be expected once in a token's life", "grant", grant, "times", unlogged)
+			p.log.Warn("another reader has replaced the token of a grant: give it shared=true, or each reader "+
+				"its own; of a shared grant this is to be expected once in a token's life", "grant", grant, "times", unlogged)
 			logged, unlogged = now, 0
 		}
 	}

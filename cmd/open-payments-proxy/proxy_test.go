@@ -277,7 +277,11 @@ func TestOutcomeUnknown(t *testing.T) {
 		"silence":             {Silent: true, After: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := startRig(t, func(o *options) { o.answer = 300 * time.Millisecond })
+			r := startRig(t, func(o *options) {
+				if fault.Silent { // the only one that is waited for
+					o.answer = 2 * time.Second
+				}
+			})
 			r.check(r.create(), http.StatusCreated) // so that there is a connection to reuse
 			fault.On = []string{"resource"}
 			r.wallet.Misbehave(fault)

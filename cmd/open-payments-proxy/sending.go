@@ -151,7 +151,7 @@ type outbound struct{ base http.RoundTripper }
 // newOutbound returns the way out. HTTP/1.1 alone: a connection that has gone silent then holds up
 // one request, and ends with it. Open Payments servers close idle connections after 5 s.
 func newOutbound() outbound {
-	base := http.DefaultTransport.(*http.Transport).Clone() //nolint:errcheck // nobody replaces it in this program
+	base := http.DefaultTransport.(*http.Transport).Clone()
 	base.DialContext = (&net.Dialer{Timeout: 10 * time.Second}).DialContext
 	base.IdleConnTimeout = 3 * time.Second
 	base.Protocols = new(http.Protocols)
