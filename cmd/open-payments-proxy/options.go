@@ -187,8 +187,8 @@ func (o *options) checkListen() error {
 	case err != nil:
 		return errors.New("-listen: must be HOST:PORT, or unix:PATH")
 	case !isLoopback(host):
-		return errors.New("-listen: must be an address on loopback, such as 127.0.0.1:9700, because whoever reaches it " +
-			"can pay")
+		return errors.New("-listen: must be an address on loopback, such as 127.0.0.1:9700, " +
+			"because whoever reaches it can pay")
 	case o.callerFile == "" && !o.noCallerSecret:
 		return errors.New("-caller-file: is required, because every user of this machine can reach the port; " +
 			"or -no-caller-secret, in a pod of one's own")

@@ -227,7 +227,8 @@ func (p *proxy) tellReplaced(grant string) func() {
 		unlogged++
 		if now := p.now(); logged.IsZero() || now.Sub(logged) >= noticeInterval {
 			p.log.Warn("another reader has replaced the token of a grant: give it shared=true, or each reader "+
-				"its own; of a shared grant this is to be expected once in a token's life", "grant", grant, "times", unlogged)
+				"its own; of a shared grant this is to be expected once in a token's life",
+				"grant", grant, "times", unlogged)
 			logged, unlogged = now, 0
 		}
 	}

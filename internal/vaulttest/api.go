@@ -108,6 +108,7 @@ func (v *API) lease(id string) *logical.Response {
 }
 
 func writeErrors(w http.ResponseWriter, status int, text string) {
+	body, _ := json.Marshal(map[string][]string{"errors": {text}})
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(map[string][]string{"errors": {text}})
+	_, _ = w.Write(body)
 }
