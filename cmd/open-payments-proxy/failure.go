@@ -107,8 +107,10 @@ func (f *failure) write(w http.ResponseWriter) {
 		w.Header().Set("Retry-After", strconv.Itoa(int(f.retryAfter.Seconds())))
 	}
 	w.WriteHeader(f.status)
-	body, _ := json.Marshal(map[string]map[string]string{"error": {"code": f.code, "description": f.description}})
-	_, _ = w.Write(append(body, '\n')) // nobody is left to be told that the caller does not read it
+	// Nobody is left to be told that the caller does not read it.
+	_ = json.NewEncoder(w).Encode(map[string]map[string]string{ //nolint:errchkjson // as above
+		"error": {"code": f.code, "description": f.description},
+	})
 }
 
 // explain returns what to answer if there is no answer of the wallet's. cause is why the sending was

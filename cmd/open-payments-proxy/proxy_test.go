@@ -542,6 +542,30 @@ func TestVaultTokenFile(t *testing.T) {
 	r.check(r.create(), http.StatusCreated) // the token that was read last stays in use
 }
 
+// A Vault token is revoked while a request with it is on its way: the request is sent again with the
+// one that is in the file by then, though the file looks as old as before.
+func TestVaultTokenRevokedInFlight(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "vault-token")
+	write := func(token string) {
+		if err := os.WriteFile(file, []byte(token), 0o600); err != nil {
+			t.Error(err)
+		}
+	}
+	write("token-0")
+	r := startRig(t, func(o *options) { o.tokenFile = file })
+	r.check(r.create(), http.StatusCreated)
+	r.set(func() {
+		r.refuse = func(token string) int {
+			if token == "token-0" {
+				write("token-1")
+				return http.StatusForbidden
+			}
+			return 0
+		}
+	})
+	r.check(r.create(), http.StatusCreated)
+}
+
 // Stopping lets a request in progress finish, accepts no other, and revokes the leases.
 func TestStop(t *testing.T) {
 	r := startRig(t)

@@ -108,7 +108,6 @@ func (v *API) lease(id string) *logical.Response {
 }
 
 func writeErrors(w http.ResponseWriter, status int, text string) {
-	body, _ := json.Marshal(map[string][]string{"errors": {text}})
 	w.WriteHeader(status)
-	_, _ = w.Write(body)
+	_ = json.NewEncoder(w).Encode(map[string][]string{"errors": {text}}) //nolint:errchkjson // strings are JSON
 }
