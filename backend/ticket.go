@@ -192,9 +192,12 @@ func loadTicketKeys(ctx context.Context, s logical.Storage) (*ticketKeys, error)
 		return nil, nil
 	}
 	var k ticketKeys
-	if entry.DecodeJSON(&k) != nil || k.Version > ticketKeysVersion || len(k.Current.ID) != ticketKeyIDLength {
-		return nil, fmt.Errorf("the stored entry %s is damaged, or was written by a newer version of the engine",
-			ticketKeysKey)
+	err = decode(entry.Value, "the stored entry "+ticketKeysKey, &k, &k.Version, ticketKeysVersion)
+	if err == nil && len(k.Current.ID) != ticketKeyIDLength {
+		err = fmt.Errorf("the stored entry %s is damaged%w", ticketKeysKey, errUnreadable)
+	}
+	if err != nil {
+		return nil, err
 	}
 	return &k, nil
 }

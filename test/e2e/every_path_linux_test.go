@@ -56,7 +56,17 @@ func (s *spy) useEveryPath() {
 	s.request(200, "GET", "roles/till", "")
 	s.request(200, "LIST", "roles", "")
 	s.request(200, "PATCH", "roles/till", `{"max_ttl":3600}`)
-	s.revoke(s.renew(s.readCreds(), 60))
+	creds := s.renew(s.readCreds(), 60)
+	forTill := map[string]any{
+		"access_token": s.tokenOf(creds), "signing_ticket": creds.Data["signing_ticket"], "method": list["method"],
+		"url": list["url"],
+	}
+	s.write("creds/till/sign", forTill)
+	s.any("POST", "creds/other/sign", forTill)
+	forTill["url"] = s.wallet.AuthServer() + "/token/" + s.tokenOf(creds)
+	s.any("POST", "creds/till/sign", forTill)
+	s.revoke(creds)
+	s.any("POST", "creds/till/sign", forTill)
 
 	s.write("grants/payer/continue", map[string]any{"redirect": s.decide(s.askPending("payer", finishURI), true)})
 	link := s.askPending("polled", "")
@@ -132,6 +142,8 @@ func (s *spy) makeMistakes() {
 		"sign/shop-income":       {"access_token": token, "method": "GET", "url": manage},
 		"sign/shop-income ":      {"access_token": manage, "method": token, "url": token},
 		"sign/shop-income  ":     {"access_token": token, "method": "POST", "url": s.wallet.ResourceServer(), "body": token},
+		"creds/till/sign":        {"access_token": token, "signing_ticket": manage, "method": "GET", "url": token},
+		"creds/till/sign ":       {"access_token": manage, "signing_ticket": []any{token}},
 		"roles/mistyped":         {"access": token, "auth_server": manage},
 		"roles/mistyped-2":       {"access": access, "wallet_address": manage},
 		"keys/rotate":            {"key_id": s.key},
@@ -244,7 +256,7 @@ func (s *spy) checkKindsOfSecrets() {
 	for what, least := range map[string]int{
 		"an access token": 100, "a manage URL": 100, "a continue URL": 50, "a continue token": 50,
 		"the server's nonce": 3, "the client's nonce": 3, "an interaction reference": 2, "the hash of an interaction": 2,
-		"an interaction URL": 3, "the proxy's password": 1, "words of a malicious server": 1,
+		"an interaction URL": 3, "the proxy's password": 1, "words of a malicious server": 1, "a signing ticket": 2, "a ticket key": 2,
 	} {
 		if kinds[what] < least {
 			s.t.Errorf("of %s there were %d, fewer than %d", what, kinds[what], least)

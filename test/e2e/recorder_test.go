@@ -69,17 +69,34 @@ func (r *recorder) all() []exchange {
 	return slices.Clone(r.exchanges)
 }
 
+const signingTicket = "a signing ticket"
+
+// tickets returns the signing tickets in all responses.
+func (r *recorder) tickets() (tickets []string) {
+	for _, x := range r.all() {
+		var body struct {
+			Data struct {
+				Ticket string `json:"signing_ticket"`
+			}
+		}
+		if json.Unmarshal(x.body, &body) == nil && body.Data.Ticket != "" {
+			tickets = append(tickets, body.Data.Ticket)
+		}
+	}
+	return tickets
+}
+
 // Paths whose successful responses hand out a secret, and where in the data it is.
 var (
 	handsOutToken = regexp.MustCompile(`^(GET op/(token(/[^/]+)?|creds/[^/]+)|(PUT|POST) sys/leases/renew)$`)
-	signsRequest  = regexp.MustCompile(`^(PUT|POST) op/sign/[^/]+$`)
+	signsRequest  = regexp.MustCompile(`^(PUT|POST) op/(sign/[^/]+|creds/[^/]+/sign)$`)
 	describes     = regexp.MustCompile(`^(GET|PUT|POST|PATCH) op/grants/[^/]+(/continue)?$`)
 )
 
 // withoutHandOuts returns a response's body without the values that it is there to hand out: the token
-// of a read or renewal, the Authorization of a signed request, and the URL that a grant's owner opens.
-// tokens are those of the sandbox: only they are taken out.
-func (x exchange) withoutHandOuts(isToken func(string) bool) []byte {
+// and the ticket of a read or renewal, the Authorization of a signed request, and the URL that a grant's owner opens.
+// Only a token of the sandbox's and a ticket are taken out.
+func (x exchange) withoutHandOuts(isHandedOut func(string) bool) []byte {
 	var body map[string]any
 	if x.status != http.StatusOK || json.Unmarshal(x.body, &body) != nil {
 		return x.body
@@ -88,7 +105,7 @@ func (x exchange) withoutHandOuts(isToken func(string) bool) []byte {
 	request := x.method + " " + x.path
 	takeOut := func(from map[string]any, member, scheme string) {
 		value, _ := from[member].(string)
-		if token, found := strings.CutPrefix(value, scheme); found && isToken(token) {
+		if token, found := strings.CutPrefix(value, scheme); found && isHandedOut(token) {
 			delete(from, member)
 		}
 	}
@@ -96,6 +113,7 @@ func (x exchange) withoutHandOuts(isToken func(string) bool) []byte {
 	case handsOutToken.MatchString(request):
 		takeOut(data, "access_token", "")
 		takeOut(data, "authorization", "GNAP ")
+		takeOut(data, "signing_ticket", "")
 	case signsRequest.MatchString(request):
 		batch, _ := data["batch_results"].([]any)
 		for _, signed := range append(batch, data) {

@@ -94,6 +94,7 @@ func TestNoLeaks(t *testing.T) {
 	s.useEveryPath()
 	s.makeMistakes()
 	s.sufferEveryFault()
+	s.lookIntoStorage() // for the second ticket key
 	s.dumpGoroutines()
 	s.checkEveryPathWasUsed()
 
@@ -104,6 +105,9 @@ func TestNoLeaks(t *testing.T) {
 	s.any("GET", "token/"+probe+"-2", nil)
 	s.lookIntoStorage()
 	s.Stop()
+	for _, ticket := range s.api.tickets() {
+		s.wire.addSecret(signingTicket, ticket)
+	}
 
 	places := s.places()
 	leaks := newSearch(s.wire.secretsSoFar())
@@ -144,10 +148,12 @@ func (s *spy) places() map[string][]byte {
 		places[where] = text
 	}
 	secrets := s.wire.secretsSoFar()
-	isToken := func(value string) bool { return secrets[value] == "an access token" }
+	isHandedOut := func(value string) bool {
+		return secrets[value] == "an access token" || secrets[value] == signingTicket
+	}
 	var answers, refusals bytes.Buffer
 	for _, x := range s.api.all() {
-		answers.Write(x.withoutHandOuts(isToken))
+		answers.Write(x.withoutHandOuts(isHandedOut))
 		if x.status >= http.StatusBadRequest {
 			refusals.Write(x.body)
 		}
@@ -182,7 +188,7 @@ func (s *spy) places() map[string][]byte {
 
 // isSealWrapped reports whether Vault seal-wraps an entry of the plugin's.
 func isSealWrapped(key string) bool {
-	return regexp.MustCompile(`^(config$|keys/|grants/|wal/)`).MatchString(key)
+	return regexp.MustCompile(`^(config$|keys/|tickets/|grants/|wal/)`).MatchString(key)
 }
 
 // lookIntoStorage reads what the plugin has stored, decrypted, and notes the keys that are in it.
@@ -208,11 +214,16 @@ func (s *spy) lookIntoStorage() {
 		value := fmt.Sprint(secret.Data["value"])
 		s.plain[key] = []byte(value)
 		var holder struct {
-			PrivateKey string `json:"private_key"`
+			PrivateKey string               `json:"private_key"`
+			Current    struct{ Key string } // of signing tickets
 		}
-		if json.Unmarshal([]byte(value), &holder) == nil && holder.PrivateKey != "" {
+		if json.Unmarshal([]byte(value), &holder) != nil {
+			return
+		}
+		if holder.PrivateKey != "" {
 			s.keys = append(s.keys, holder.PrivateKey)
 		}
+		s.wire.addSecret("a ticket key", holder.Current.Key)
 	}
 	read(root, "")
 }
@@ -222,7 +233,7 @@ func (s *spy) checkWrappedEntries(leaks *search) {
 	s.t.Helper()
 	wrapped := bytes.Join(slices.Collect(maps.Values(s.plain)), nil)
 	found := strings.Join(leaks.in(wrapped), ", ")
-	for _, what := range []string{"a private key in PEM", "an access token", "a manage URL", "the proxy's password"} {
+	for _, what := range []string{"a private key in PEM", "an access token", "a manage URL", "the proxy's password", "a ticket key"} {
 		if !strings.Contains(found, what) {
 			s.t.Errorf("the entries that are seal-wrapped do not contain %s", what)
 		}
