@@ -3,10 +3,10 @@
 # Where the sandbox listens: the address in the commands of README.md and examples/README.md.
 SANDBOX_ADDR ?= 127.0.0.1:39183
 
-.PHONY: help build sandbox quickstart test fuzz lint bench soak load cluster vault
+.PHONY: help build sandbox quickstart test test-sdks fuzz lint bench soak load cluster vault
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 build: ## build the plugin, the sandbox, open-payments-grant and open-payments-proxy into bin/
 	@scripts/build
@@ -22,6 +22,9 @@ test: ## every check and test; installs and builds what it needs
 
 fuzz: ## each fuzz target for FUZZTIME (10s), two at a time
 	@scripts/fuzz
+
+test-sdks: ## the official clients through the proxy; needs Java, Python and Rust besides, and says so
+	@scripts/test-sdks
 
 lint: ## golangci-lint, as pinned in tools/lint
 	@scripts/lint
