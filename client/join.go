@@ -8,6 +8,7 @@ import (
 	"errors"
 	"maps"
 	"net/http"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -135,22 +136,30 @@ func (s *signatures) run(ctx context.Context, c *signCall) {
 	defer c.cancel()
 	late := time.AfterFunc(joinTime, func() { s.unblock(c) })
 	defer late.Stop()
-	if len(c.members) == 1 {
-		c.members[0].finish(s.writeOne(ctx, c.members[0]))
-		s.unblock(c)
-		return
-	}
-	results, err := s.writeBatch(ctx, c.members)
-	if isBatchRefused(err) {
-		results, err = make([]any, len(c.members)), nil // no results: each goes alone
-		s.mu.Lock()
-		s.apart.start()
-		s.mu.Unlock()
-	}
+	alone := s.call(ctx, c.members)
+	runtime.Gosched() // whoever has a request ready by now joins the next call
 	s.unblock(c)
-	var alone sync.WaitGroup
-	defer alone.Wait()
-	for i, u := range c.members {
+	var calls sync.WaitGroup
+	for _, u := range alone {
+		calls.Go(func() { u.finish(s.writeOne(ctx, u)) })
+	}
+	calls.Wait()
+}
+
+// call has requests signed in one call, and returns those that have to go alone.
+func (s *signatures) call(ctx context.Context, members []*unsigned) (alone []*unsigned) {
+	if len(members) == 1 {
+		members[0].finish(s.writeOne(ctx, members[0]))
+		return nil
+	}
+	results, err := s.writeBatch(ctx, members)
+	if isBatchRefused(err) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.apart.start()
+		return members
+	}
+	for i, u := range members {
 		if err != nil {
 			u.finish(nil, err)
 			continue
@@ -163,9 +172,10 @@ func (s *signatures) run(ctx context.Context, c *signCall) {
 		case isFieldError(refusal):
 			u.finish(nil, s.asIfAlone(refusal))
 		default: // only a call of its own can tell what its error is alone
-			alone.Go(func() { u.finish(s.writeOne(ctx, u)) })
+			alone = append(alone, u)
 		}
 	}
+	return alone
 }
 
 func (u *unsigned) finish(data map[string]any, err error) {
