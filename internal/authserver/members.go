@@ -101,7 +101,11 @@ func listOf(raw json.RawMessage) json.RawMessage {
 // secondsOf returns a number of seconds, or a string that holds one. It returns 0 for what is
 // unusable: none, zero, negative, or more than ten years.
 func secondsOf(raw json.RawMessage) time.Duration {
-	seconds, err := strconv.ParseFloat(strings.Trim(string(raw), `" `), 64)
+	text := string(raw)
+	if strings.HasPrefix(text, `"`) {
+		text = strings.TrimSpace(stringOf(raw)) // nothing of one that is cut off
+	}
+	seconds, err := strconv.ParseFloat(text, 64)
 	if err != nil || !(seconds > 0) || seconds > MaxDuration.Seconds() {
 		return 0
 	}

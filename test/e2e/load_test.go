@@ -97,6 +97,9 @@ func (l *load) read(name string, clients []*api.Client, server int, patience tim
 			l.record(name, lease, err, http.StatusInternalServerError)
 		} else {
 			lease, err = client.Sys().RenewWithContext(ctx, lease.LeaseID, 0)
+			if err == nil && lease == nil {
+				err = errors.New("a renewal without a body")
+			}
 			l.record(name, lease, err, http.StatusBadRequest) // every error of the engine for a renewal is a 400
 		}
 		hangUp()
@@ -115,7 +118,11 @@ func readRaw(ctx context.Context, client *api.Client, path string) (*api.Secret,
 		return nil, err
 	}
 	defer response.Body.Close()
-	return api.ParseSecret(response.Body)
+	secret, err := api.ParseSecret(response.Body)
+	if err == nil && secret == nil { // Vault's own, of a request that it was forwarding: the engine's have a body
+		err = fmt.Errorf("%d without a body", response.StatusCode)
+	}
+	return secret, err
 }
 
 // vaultsOwn404 is what Vault says of a path below no mount. The engine returns no 404 for a token.
