@@ -208,7 +208,7 @@ func (m *model) readRole() {
 	}
 }
 
-// lease draws a lease, and returns the name of its grant: "leases" for one of a role.
+// drawLease draws a lease, and returns the name of its grant: "leases" for one of a role.
 func (m *model) drawLease() (i int, lease *logical.Response, name string) {
 	if len(m.leases) == 0 {
 		m.t.Skip("there is no lease")

@@ -818,7 +818,7 @@ func TestFormerGrantIsCancelledLater(t *testing.T) {
 		t.Errorf("%v", resp.Warnings)
 	}
 	r.clock.Advance(formerRetryMin)
-	r.tick() // in vain
+	r.tick() // without success
 	r.sandbox.Misbehave()
 	r.clock.Advance(12 * time.Hour)
 	r.tick()

@@ -75,7 +75,7 @@ func (t *ticket) scope() (rights.Scope, error) {
 // ticketKey seals tickets. Nonces are random, so it may seal 2^32 of them (NIST SP 800-38D, section
 // 8.3): one a second for 136 years.
 type ticketKey struct {
-	ID        []byte    `json:"id"`  // in clear in each ticket, so that no key is tried in vain
+	ID        []byte    `json:"id"`  // in clear in each ticket, so that only the right key is tried
 	Key       []byte    `json:"key"` // AES-256
 	RetiresAt time.Time `json:"retires_at,omitzero"`
 }

@@ -25,7 +25,7 @@ func (a *admin) handler() http.Handler {
 	return mux
 }
 
-// ready tells whether requests can be served. It rotates nothing, and dials no wallet.
+// ready reports whether requests can be served. It rotates nothing, and dials no wallet.
 func (a *admin) ready(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case a.draining.Load():
