@@ -41,7 +41,7 @@ type rig struct {
 	storage logical.Storage
 	vault   *httptest.Server
 	wallet  *sandbox.Server
-	log     *lockedBuffer
+	log     *vaulttest.Output
 	url     string // of the proxy
 	adminAt string
 	stop    context.CancelFunc
@@ -61,7 +61,7 @@ type rig struct {
 // incoming payments; other is another one.
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	r := &rig{T: t, storage: &logical.InmemStorage{}, log: &lockedBuffer{}, hold: map[string]chan struct{}{}}
+	r := &rig{T: t, storage: &logical.InmemStorage{}, log: &vaulttest.Output{}, hold: map[string]chan struct{}{}}
 	var err error
 	if r.wallet, err = sandbox.Start(sandbox.Options{Wrap: r.wrapWallet}); err != nil {
 		t.Fatal(err)
@@ -334,21 +334,4 @@ func (r *rig) eventually(what string, happened func() bool) {
 			r.Fatalf("%s: not within %s", what, soon)
 		}
 	}
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }

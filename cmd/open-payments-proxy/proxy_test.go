@@ -25,6 +25,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/sandbox"
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/vaulttest"
 )
 
 // idPath returns the path of the id in an answer: what is left when its origin is swapped.
@@ -697,7 +698,7 @@ func TestExitStatus(t *testing.T) {
 		"-grant a -listen 127.0.0.1:0 -admin none -caller-file " + filepath.Dir(secret):                            {statusFailed, "-caller-file"},
 		"-grant a -listen 127.0.0.1:0 -admin none -caller-file " + secret + " -token-file " + filepath.Dir(secret): {statusFailed, "-token-file"},
 	} {
-		var out lockedBuffer
+		var out vaulttest.Output
 		status := run(t.Context(), strings.Fields(line), func(string) string { return "" }, &out, &out)
 		if status != want.status || !strings.Contains(out.String(), want.says) || strings.Contains(out.String(), vaultToken) {
 			t.Errorf("%s: %d\n%s", line, status, out.String())

@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"text/tabwriter"
 	"time"
@@ -97,27 +96,7 @@ func (s *signers) startProxy(grant string) string {
 func (s *signers) pay(concurrency, n int, below string, do func(*http.Request) (*http.Response, error)) sample {
 	s.Helper()
 	body := []byte(fmt.Sprint(s.item("POST")["body"]))
-	took := make([]time.Duration, n)
-	next := make(chan int)
-	var work sync.WaitGroup
-	begun := time.Now()
-	for range concurrency {
-		work.Go(func() {
-			for i := range next {
-				sent := time.Now()
-				if err := create(s, below, body, do); err != nil {
-					s.Error(err)
-				}
-				took[i] = time.Since(sent)
-			}
-		})
-	}
-	for i := range n {
-		next <- i
-	}
-	close(next)
-	work.Wait()
-	return sample{took, time.Since(begun)}
+	return s.repeat(concurrency, n, func() error { return create(s, below, body, do) })
 }
 
 func create(s *signers, below string, body []byte, do func(*http.Request) (*http.Response, error)) error {

@@ -10,29 +10,12 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/vault-open-payments/vault-plugin-secrets-open-payments/internal/vaulttest"
 )
-
-// screen is what a program has written to a terminal.
-type screen struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (s *screen) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.Write(p)
-}
-
-func (s *screen) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.String()
-}
 
 const (
 	pauseText = "Enter goes on."
@@ -40,7 +23,7 @@ const (
 )
 
 // startQuickstart starts the tour on a terminal, or with a pipe instead.
-func startQuickstart(t *testing.T, onTerminal bool, env ...string) (*exec.Cmd, io.Writer, *screen) {
+func startQuickstart(t *testing.T, onTerminal bool, env ...string) (*exec.Cmd, io.Writer, *vaulttest.Output) {
 	t.Helper()
 	file, err := filepath.Abs("../../scripts/quickstart")
 	if err != nil {
@@ -57,7 +40,7 @@ func startQuickstart(t *testing.T, onTerminal bool, env ...string) (*exec.Cmd, i
 	}
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.Env = append(os.Environ(), env...)
-	said := &screen{}
+	said := &vaulttest.Output{}
 	cmd.Stdout, cmd.Stderr = said, said
 	stdin, err := cmd.StdinPipe()
 	if err != nil {

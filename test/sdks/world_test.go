@@ -20,7 +20,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -183,24 +182,6 @@ func (w *world) application(t *testing.T, prefix string) string {
 	return w.vault.Token(policies[0], policies[1:]...)
 }
 
-// output is what a program prints.
-type output struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.String()
-}
-
 var listeningLine = regexp.MustCompile(`listening: .*address=(http://\S+)`)
 
 // startProxy builds and starts the proxy, which ends with the test, without an error.
@@ -212,7 +193,7 @@ func (w *world) startProxy(t *testing.T) {
 		t.Fatalf("build the proxy: %v\n%s", err, out)
 	}
 	w.caller = filepath.Join(dir, "caller")
-	log := &output{}
+	log := &vaulttest.Output{}
 	cmd := exec.Command(binary, "-mount", "op", "-grant", income, "-grant", quotes, "-grant", rent,
 		"-listen", "127.0.0.1:0", "-admin", "127.0.0.1:0", "-caller-file", w.caller)
 	cmd.Env = []string{"VAULT_ADDR=" + w.vault.Address, "VAULT_TOKEN=" + w.application(t, "")}
